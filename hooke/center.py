@@ -1,0 +1,474 @@
+"""WHERE the center lives: `LocalCenter`, in shared memory of one machine.
+
+The center is one file that every worker maps. Workers change it block by block, each block under its own lock, while it
+is in the processor's cache; readers never wait. All locks are record locks that the kernel frees when a process dies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hooke.checkpoint import load_tensors, save_tensors
+from hooke.flat import Entry, end_of
+from hooke.rule import Rule, State
+from hooke.shared_memory import MAX_WORKERS, Locks, SharedFile
+
+BLOCK = 131_072
+"""Elements a block: with it x, the center and their difference fit a core's cache (3 * 512 KiB); see `benchmarks/`."""
+
+HEARTBEAT_SECONDS = 60.0
+"""A worker that has not stepped for so long counts as stalled: not among `num_workers` until it steps again."""
+
+LOCK_SECONDS = 0.25
+"""How long an exchange waits for one block. A longer wait means a stopped process: the block is left out, once."""
+
+
+class Refused(ValueError):
+    """The center did not take what a worker sent; nothing changed. The message says why."""
+
+
+@dataclass(frozen=True)
+class CenterSpec:
+    """What a center holds, as plain data (JSON): every worker must bring the same.
+
+    Args:
+        entries: The tensors in the vector. Empty where a caller has no names: then only `numel` counts.
+        numel: Length of the vector.
+        parameters_end: Where the parameters end; what follows are averaged buffers. Default: `numel`.
+    """
+
+    entries: tuple[Entry, ...]
+    numel: int
+    parameters_end: int = -1
+
+    def __post_init__(self) -> None:
+        if self.parameters_end < 0:
+            object.__setattr__(self, "parameters_end", self.numel)
+
+    @staticmethod
+    def of(entries: Sequence[Entry]) -> CenterSpec:
+        """The spec of a vector that holds `entries`."""
+        parameters = [entry for entry in entries if entry.kind == "parameter"]
+        return CenterSpec(tuple(entries), end_of(entries), end_of(parameters))
+
+    def to_json(self) -> str:
+        """As one JSON text."""
+        entries = [entry.plain() for entry in self.entries]
+        return json.dumps({"entries": entries, "numel": self.numel, "parameters_end": self.parameters_end})
+
+    @staticmethod
+    def from_json(text: str) -> CenterSpec:
+        """Back from `to_json`."""
+        plain = json.loads(text)
+        entries = tuple(Entry.from_plain(entry) for entry in plain["entries"])
+        return CenterSpec(entries, int(plain["numel"]), int(plain["parameters_end"]))
+
+    def check_same(self, other: CenterSpec) -> None:
+        """Refuse a worker whose spec is `other`.
+
+        Raises:
+            ValueError: A sentence that names the first difference.
+        """
+        for ours, theirs in zip(self.entries, other.entries, strict=False):
+            for field in ("name", "kind", "shape", "dtype", "order"):
+                if getattr(ours, field) != getattr(theirs, field):
+                    raise ValueError(
+                        f"center: every worker must bring the same model. {theirs.name} has {_WORDS[field]} "
+                        f"{getattr(theirs, field)}, in the center it is {getattr(ours, field)} ({ours.name}). "
+                        "Build the same model, in the same dtype and memory format, on every worker."
+                    )
+        if (len(self.entries), self.numel) != (len(other.entries), other.numel):
+            raise ValueError(
+                f"center: every worker must bring the same model. Got {len(other.entries)} tensors ({other.numel} "
+                f"elements), the center holds {len(self.entries)} ({self.numel}). Build the same model on every worker."
+            )
+
+
+_WORDS = {"name": "name", "kind": "kind", "shape": "shape", "dtype": "dtype", "order": "memory order"}
+
+
+class Center(Protocol):
+    """Holds the center variable, lets rules act on it, absorbs what they send. One object serves one worker."""
+
+    bytes_sent: int
+    bytes_received: int
+
+    @property
+    def num_workers(self) -> int:
+        """Live workers now."""
+        ...
+
+    @property
+    def exchanges(self) -> int:
+        """Exchanges the center has absorbed, of all workers."""
+        ...
+
+    def join(self, initial: Float[Tensor, " n"], spec: CenterSpec) -> Float[Tensor, " n"]:
+        """Become a worker: the first sets the center to `initial`; every one gets the center."""
+        ...
+
+    def exchange(
+        self, x: Float[Tensor, " n"], rule: Rule, state: State = (), out: Float[Tensor, " n"] | None = None
+    ) -> Float[Tensor, " n"]:
+        """Let the center absorb; the correction to subtract from x."""
+        ...
+
+    def exchange_(self, x: Float[Tensor, " n"], rule: Rule, state: State = ()) -> None:
+        """Let the center absorb, and subtract the correction from x at once."""
+        ...
+
+    def pull(self, out: Float[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
+        """The center's values."""
+        ...
+
+    def distance(self, x: Float[Tensor, " n"]) -> float:
+        """Euclidean distance of x from the center."""
+        ...
+
+    def put(self, values: Float[Tensor, " n"]) -> None:
+        """Set the center to `values` (when a run is resumed)."""
+        ...
+
+    def beat(self, step: int) -> None:
+        """Say that the worker lives and has taken `step` steps."""
+        ...
+
+    def leave(self) -> None:
+        """Be a worker no longer."""
+        ...
+
+
+@dataclass(frozen=True)
+class Member:
+    """One worker as the center sees it.
+
+    Attributes:
+        pid: Its process.
+        alive: Whether it counts among `num_workers`.
+        step: Optimizer steps it has taken.
+        exchanges: Exchanges it has made.
+        refused: Exchanges refused to it.
+        missed: Blocks left out because a stopped process held them.
+        heartbeat_age: Seconds since its last step.
+    """
+
+    pid: int
+    alive: bool
+    step: int
+    exchanges: int
+    refused: int
+    missed: int
+    heartbeat_age: float
+
+
+class LocalCenter:
+    """The center in shared memory of one machine: a file that unrelated processes attach to by its path.
+
+    Every worker needs a `LocalCenter` of its own; two with the same `path` are the same center. One that never joins
+    only looks on (it can `pull`, `save` and list `members`).
+
+    A killed worker frees its locks and no longer counts at once. Killed inside an exchange, it leaves each element of
+    the center either moved by its pull or not, nothing in between.
+
+    Args:
+        path: The file; made if it is missing. Default: a fresh private one, in `/dev/shm` where there is one, removed
+            at `close()`.
+
+    Raises:
+        ValueError: The file at `path` is something else.
+
+    Example:
+        >>> from hooke.rule import EASGD
+        >>> center = LocalCenter()
+        >>> _ = center.join(torch.zeros(2), CenterSpec((), 2))
+        >>> center.exchange(torch.tensor([1.0, -1.0]), EASGD(moving_rate=0.25))
+        tensor([ 0.2500, -0.2500])
+        >>> center.pull()
+        tensor([ 0.2500, -0.2500])
+        >>> center.close()
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self._own_folder = None if path is not None else Path(tempfile.mkdtemp(prefix="hooke-", dir=_memory_folder()))
+        self.path = Path(path).absolute() if path is not None else self._own_folder / "center"  # type: ignore[operator]
+        self._locks = Locks(self.path.with_name(self.path.name + ".lock"))
+        self._file: SharedFile | None = None
+        self._slot: int | None = None
+        self._seen = 0
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self._spec: CenterSpec | None = None
+        self._attach()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the center has been set, by the first worker or from a checkpoint."""
+        return self._attach() is not None
+
+    @property
+    def spec(self) -> CenterSpec:
+        """What the center holds."""
+        self._attached()
+        assert self._spec is not None
+        return self._spec
+
+    @property
+    def num_workers(self) -> int:
+        """Workers that are alive: joined, their process running, and stepping within the last minute."""
+        return sum(member.alive for member in self.members()) if self._attach() is not None else 0
+
+    @property
+    def exchanges(self) -> int:
+        """Exchanges of all workers since the center was made."""
+        file = self._attach()
+        return 0 if file is None else int(file.slots["exchanges"].sum())
+
+    def members(self) -> tuple[Member, ...]:
+        """The workers that have joined and not left; one that was killed is listed until another takes its place."""
+        file = self._attach()
+        if file is None:
+            return ()
+        now = time.monotonic()
+        return tuple(self._member(file, int(index), now) for index in file.slots["joined"].nonzero()[0])
+
+    def _member(self, file: SharedFile, index: int, now: float) -> Member:
+        slot = file.slots[index]
+        age = now - float(slot["heartbeat"])
+        alive = age < HEARTBEAT_SECONDS and self._locks.slot_is_held(index)
+        counts = (int(slot[name]) for name in ("step", "exchanges", "refused", "missed"))
+        return Member(int(slot["pid"]), alive, *counts, heartbeat_age=age)  # type: ignore[arg-type]
+
+    def join(self, initial: Float[Tensor, " n"], spec: CenterSpec) -> Float[Tensor, " n"]:
+        """Become one of the workers.
+
+        Args:
+            initial: Float32 on the CPU; the first worker's sets the center.
+            spec: What is in it.
+
+        Returns:
+            The center, a new tensor.
+
+        Raises:
+            ValueError: The spec differs from the center's, or this object has joined already.
+            Refused: `initial` is not finite.
+        """
+        if self._slot is not None:
+            raise ValueError(
+                "LocalCenter: one object serves one worker. Got a second join. Give each worker its own: "
+                "LocalCenter(center.path)."
+            )
+        with self._locks.everything():
+            if self._attach() is None:
+                self._create(initial, spec)
+            self.spec.check_same(spec)
+            self._slot = self._claim()
+        self._seen = self.exchanges
+        return self.pull()
+
+    def exchange(
+        self, x: Float[Tensor, " n"], rule: Rule, state: State = (), out: Float[Tensor, " n"] | None = None
+    ) -> Float[Tensor, " n"]:
+        """Let the center absorb what the rule says; the correction to subtract from x.
+
+        Args:
+            x: Float32 on the CPU.
+            rule: What is exchanged.
+            state: `rule.init(x)` of the start; changed in place.
+            out: Where the correction is written; may be x itself. Default: a new tensor.
+
+        Raises:
+            Refused: x has another size or dtype, or a value that is not finite. Nothing has changed.
+        """
+        out = torch.empty_like(x) if out is None else out
+        self._exchange(x, rule, state, out)
+        return out
+
+    def exchange_(self, x: Float[Tensor, " n"], rule: Rule, state: State = ()) -> None:
+        """As `exchange`, and subtract the correction from x at once, block by block while it is in the cache."""
+        self._exchange(x, rule, state, None)
+
+    def _exchange(self, x: Tensor, rule: Rule, state: State, out: Tensor | None) -> None:
+        file = self._joined()
+        slot = file.slots[self._slot]
+        try:
+            check_finite(x, file.vector.numel())
+        except Refused:
+            slot["refused"] += 1
+            raise
+        num_workers = max(1, self.num_workers)
+        rule, buffer_rule = rule.bind(num_workers), rule.buffer_rule().bind(num_workers)
+        for index, start, stop in _blocks(self.spec):
+            is_buffer = start >= self.spec.parameters_end
+            here, remembered = (buffer_rule, ()) if is_buffer else (rule, tuple(s[start:stop] for s in state))
+            correction = None if out is None else out[start:stop]
+            with self._locks.block(index, LOCK_SECONDS) as locked:
+                if locked:
+                    here.exchange_(x[start:stop], file.vector[start:stop], remembered, correction)
+                    continue
+            slot["missed"] += 1
+            if correction is not None:
+                correction.zero_()
+        slot["exchanges"] += 1
+        self.bytes_sent += 4 * x.numel()
+        self.bytes_received += 4 * x.numel()
+
+    def pull(self, out: Float[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
+        """The center's values, without waiting for any writer.
+
+        Args:
+            out: Where they are written. Default: a new tensor.
+        """
+        vector = self._attached().vector
+        self.bytes_received += 4 * vector.numel() if self._slot is not None else 0
+        return vector.clone() if out is None else out.copy_(vector)
+
+    def distance(self, x: Float[Tensor, " n"]) -> float:
+        """Euclidean distance of x from the center."""
+        return float(torch.linalg.vector_norm(x - self._attached().vector))
+
+    def put(self, values: Float[Tensor, " n"]) -> None:
+        """Set the center to `values`.
+
+        Raises:
+            Refused: They have another size or dtype, or are not finite.
+        """
+        file = self._attached()
+        check_finite(values, file.vector.numel())
+        file.vector.copy_(values)
+
+    def beat(self, step: int) -> None:
+        """Say that the worker lives and has taken `step` steps."""
+        slot = self._joined().slots[self._slot]
+        slot["heartbeat"] = time.monotonic()
+        slot["step"] = step
+
+    def leave(self) -> None:
+        """Be a worker no longer; the object can join again."""
+        if self._slot is not None:
+            self._joined().slots[self._slot]["joined"] = False
+            self._locks.release_slot(self._slot)
+            self._slot = None
+
+    def close(self) -> None:
+        """Leave, and give back the memory. A center without a path of the user's is removed."""
+        self.leave()
+        self._file = None
+        self._locks.close()
+        if self._own_folder is not None:
+            self.unlink()
+
+    def unlink(self) -> None:
+        """Remove the files; processes that hold the center keep it until they close it."""
+        for path in (self.path, self._locks.path):
+            path.unlink(missing_ok=True)
+        if self._own_folder is not None and self._own_folder.exists():
+            self._own_folder.rmdir()
+
+    def save(self, path: str | Path) -> None:
+        """Write a checkpoint: one safetensors file with each tensor by its name, beside it, synced, renamed.
+
+        Without averaged buffers, `model.load_state_dict(safetensors.torch.load_file(path), strict=False)` reads it.
+
+        Raises:
+            ValueError: The center has not been set yet.
+        """
+        vector = self.pull()
+        named = {entry.name: entry.view(vector) for entry in self.spec.entries} or {"center": vector}
+        save_tensors(path, named, {"spec": self.spec.to_json(), "exchanges": str(self.exchanges)})
+
+    def load(self, path: str | Path) -> None:
+        """Set an empty center from a checkpoint that `save` wrote.
+
+        Raises:
+            ValueError: The file can't be read, is not a center's, or the center has been set already.
+        """
+        tensors, metadata = load_tensors(path)
+        if "spec" not in metadata:
+            raise ValueError(f"checkpoint: {path} must come from a center. Got a file without its spec. Use another.")
+        spec = CenterSpec.from_json(metadata["spec"])
+        vector = torch.zeros(spec.numel)
+        for entry in spec.entries:
+            entry.view(vector).copy_(tensors[entry.name])
+        with self._locks.everything():
+            if self._attach() is not None:
+                raise ValueError("LocalCenter: load needs an empty center. Got one that is set. Use put(values).")
+            self._create(tensors["center"] if not spec.entries else vector, spec)
+
+    def _create(self, initial: Tensor, spec: CenterSpec) -> None:
+        check_finite(initial, spec.numel)
+        SharedFile.create(self.path, initial, spec.to_json())
+        self._attach()
+
+    def _attach(self) -> SharedFile | None:
+        """The mapped file, as soon as somebody has made it."""
+        if self._file is None and self.path.exists():
+            self._file = SharedFile(self.path)
+            self._spec = CenterSpec.from_json(self._file.spec)
+        return self._file
+
+    def _attached(self) -> SharedFile:
+        file = self._attach()
+        if file is None:
+            raise ValueError(f"LocalCenter: {self.path} must have been set. Got an empty center. Let a worker join.")
+        return file
+
+    def _joined(self) -> SharedFile:
+        if self._slot is None:
+            raise ValueError("LocalCenter: only a worker may do this. Got an object that only looks on. Call join.")
+        return self._attached()
+
+    def _claim(self) -> int:
+        """Take the first place that nobody lives in."""
+        file = self._attached()
+        for index in range(MAX_WORKERS):
+            if self._locks.claim_slot(index):
+                slot = file.slots[index]
+                slot["pid"], slot["heartbeat"], slot["step"], slot["joined"] = os.getpid(), time.monotonic(), 0, True
+                return index
+        raise ValueError(f"LocalCenter: at most {MAX_WORKERS} workers share one machine's center. Got one more.")
+
+
+def check_finite(x: Tensor, numel: int) -> None:
+    """Refuse what can't be a worker's parameters.
+
+    Raises:
+        Refused: Another size, dtype or device, or values that are not finite.
+    """
+    if x.shape != (numel,) or x.dtype != torch.float32 or x.device.type != "cpu":
+        raise Refused(
+            f"center: x must be {numel} float32 values on the CPU. Got {x.dtype} of shape {tuple(x.shape)} on "
+            f"{x.device}. Send the vector that the worker joined with."
+        )
+    if not x.sum().isfinite():  # one pass; a sum may overflow where every value is finite, so look again
+        bad = int(numel - x.isfinite().sum())
+        if bad:
+            raise Refused(
+                f"center: x must be finite. Got {bad} of {numel} values that are not. "
+                "Lower the learning rate, or start the worker again from the center."
+            )
+
+
+def _blocks(spec: CenterSpec) -> Iterator[tuple[int, int, int]]:
+    """Blocks (number, start, stop), none across the border between parameters and buffers, from the end backward.
+
+    Backward, because the check that ran forward just before has left the vector's end in the cache.
+    """
+    borders = list(range(0, spec.parameters_end, BLOCK)) + list(range(spec.parameters_end, spec.numel, BLOCK))
+    stops = [*borders[1:], spec.numel]
+    return zip(range(len(borders) - 1, -1, -1), reversed(borders), reversed(stops), strict=True)
+
+
+def _memory_folder() -> str | None:
+    """Where files live in memory, on systems that have such a place."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

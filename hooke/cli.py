@@ -1,0 +1,119 @@
+"""The `hooke` command: thin. No torch here, so that `hooke --help` answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hooke.evidence import version
+from hooke.plan import WORKERS, LaunchError, Plan
+
+app = typer.Typer(
+    name="hooke",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"hooke {version('hooke') or '(not installed)'}, torch {version('torch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the versions and exit.")
+    ] = False,
+) -> None:
+    """Train one model with several workers, each tied to a shared center by a spring (Elastic Averaging SGD)."""
+
+
+@app.command(context_settings={"allow_interspersed_args": False}, no_args_is_help=True)
+def run(
+    script: Annotated[Path, typer.Argument(metavar="SCRIPT", help="Your training script, which uses hooke.Worker.")],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ARGS]...", help="All that stands after SCRIPT goes to the script, untouched."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            show_default=f"{WORKERS}; with --resume as many as before",
+            help="Processes to train with. They share this machine's cores.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            show_default="runs/SCRIPT-DATE-TIME; with --resume the newest of them",
+            help="Run directory: rows, logs, checkpoints of the center.",
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run from its last checkpoint.")] = False,
+    max_restarts: Annotated[
+        int, typer.Option(metavar="K", help="How often one crashed worker is started again.")
+    ] = Plan.max_restarts,
+    checkpoint_every: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Time between checkpoints of the center.")
+    ] = Plan.checkpoint_every,
+) -> None:
+    """Train: start the workers of SCRIPT on this machine, watch them, restart those that crash.
+
+    Example: `hooke run --workers 4 train.py --lr 0.1`
+
+    Ctrl-C saves the center, stops the workers and prints the command that continues. A second Ctrl-C stops at once.
+
+    Exit code: 0 if every worker finished, 1 if one failed for good, 2 if nothing could be started, 130 after Ctrl-C.
+    """
+    from hooke.launch import launch
+
+    try:
+        code = launch(
+            script,
+            arguments or [],
+            workers=workers,
+            out=out,
+            resume=resume,
+            max_restarts=max_restarts,
+            checkpoint_every=checkpoint_every,
+        )
+    except LaunchError as error:
+        _refuse("hooke run", error)
+    raise typer.Exit(code)
+
+
+@app.command(no_args_is_help=True)
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Run directories, as `hooke run` left them.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", show_default="RUN_DIR/report.html", help="The page. Needed for several runs."),
+    ] = None,
+) -> None:
+    """Draw what a run recorded as one HTML page; of several runs, compare them."""
+    from hooke.report import write_report
+
+    try:
+        page = write_report(runs, out)
+    except (ImportError, ValueError, OSError) as error:
+        _refuse("hooke report", error)
+    typer.echo(page)
+
+
+def _refuse(command: str, error: Exception) -> None:
+    """Say what is wrong in one sentence, without a traceback."""
+    typer.echo(f"{command}: {error}", err=True)
+    raise typer.Exit(2)
+
+
+if __name__ == "__main__":
+    app()

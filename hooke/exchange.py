@@ -1,0 +1,241 @@
+"""HOW an exchange runs: at once, beside the next steps, or by halves. `worker` decides when."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hooke.center import Center, Refused
+from hooke.flat import FlatParameters
+from hooke.rule import EASGD, Rule, State
+from hooke.staging import Staging
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one exchange came to.
+
+    Attributes:
+        exchange_seconds: How long it took, wherever it ran.
+        wait_seconds: How long it held up the training loop.
+        failure: Why it did not happen, or `None`.
+        center_distance: Euclidean distance of x from the center just before, where it was measured.
+    """
+
+    exchange_seconds: float
+    wait_seconds: float
+    failure: Exception | None = None
+    center_distance: float | None = None
+
+
+FAILURES = (Refused, OSError)
+"""What costs nothing but a longer period: the center refused, or can't be reached."""
+
+
+class Exchange(ABC):
+    """Carries out the exchanges of one worker.
+
+    Args:
+        flat: The worker's parameters.
+        center: Where the center lives; joined already.
+        rule: What is exchanged.
+        told: The center's values that the worker has started from.
+        done: Is told the outcome of each exchange.
+        wants_distance: Whether the next exchange should measure the distance from the center.
+    """
+
+    def __init__(
+        self,
+        flat: FlatParameters,
+        center: Center,
+        rule: Rule,
+        told: Tensor,
+        *,
+        done: Callable[[Outcome], None],
+        wants_distance: Callable[[], bool],
+    ) -> None:
+        self.flat, self.center, self.rule = flat, center, rule
+        self.staging = Staging(flat.vector)
+        self.memory: State = rule.init(told)
+        self._done, self._wants_distance = done, wants_distance
+        self._correction: Tensor | None = None
+
+    @abstractmethod
+    def begin(self, point: Callable[[], Tensor], *, subtract_now: bool) -> None:
+        """Exchange `point()`, the worker's x; subtract the correction now, or when `after_step` comes.
+
+        `point` may use the staging's scratch vector, so it is called only when no exchange is under way.
+        """
+
+    def after_step(self) -> None:
+        """The optimizer has stepped: subtract what waits for that."""
+        if self._correction is not None:
+            self.flat.subtract_(self._correction)
+            self._correction = None
+
+    def finish(self) -> None:
+        """Wait for an exchange under way, so that nothing is owed."""
+        self.after_step()
+
+    def close(self) -> None:
+        """Give back what the exchange holds."""
+
+    def state(self) -> dict[str, Tensor | list[Tensor] | None]:
+        """Copies of the vectors that this worker remembers."""
+        return {"memory": [part.clone() for part in self.memory], "told": None}
+
+    def load_state(self, state: dict[str, Tensor | list[Tensor] | None]) -> None:
+        """Remember what `state` returned."""
+        memory = state["memory"]
+        assert isinstance(memory, list)
+        for part, saved in zip(self.memory, memory, strict=True):
+            part.copy_(saved)
+
+    def _settle(self, correction: Tensor, subtract_now: bool) -> None:
+        if subtract_now:
+            self.flat.subtract_(correction)
+        else:
+            self._correction = correction
+
+    def _on_host(self, point: Tensor) -> Tensor:
+        return point if self.staging.is_host else self.staging.to_host(point)
+
+    def _distance(self, x: Tensor) -> float | None:
+        return self.center.distance(x) if self._wants_distance() else None
+
+
+class AtOnce(Exchange):
+    """The training loop waits for the exchange."""
+
+    def begin(self, point: Callable[[], Tensor], *, subtract_now: bool) -> None:
+        """Exchange; in place and without any copy where the vector is the model's own memory on the CPU."""
+        began = time.perf_counter()
+        distance, failure = None, None
+        x = self._on_host(point())
+        try:
+            distance = self._distance(x)
+            if subtract_now and self.flat.is_view and x is self.flat.vector:
+                self.center.exchange_(x, self.rule, self.memory)
+            else:
+                out = self.staging.scratch if self.staging.is_host else x
+                correction = self.center.exchange(x, self.rule, self.memory, out=out)
+                self._settle(self.staging.to_device(correction), subtract_now)
+        except FAILURES as error:
+            failure = error
+        seconds = time.perf_counter() - began
+        self._done(Outcome(seconds, seconds, failure, distance))
+
+
+class Overlapped(Exchange):
+    """The exchange runs in a thread of its own, beside the next steps; one that comes due meanwhile is missed."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self._thread = ThreadPoolExecutor(1, "hooke-exchange")
+        self._under_way: Future[tuple[Tensor, Outcome]] | None = None
+        self._held_up = 0.0
+
+    def begin(self, point: Callable[[], Tensor], *, subtract_now: bool) -> None:
+        """Copy `point` and let the thread exchange it; the correction is subtracted by a later `after_step`."""
+        began = time.perf_counter()
+        if self._under_way is not None:
+            self._done(Outcome(0.0, 0.0, TimeoutError("the exchange before is still under way")))
+            return
+        snapshot = self.staging.begin_copy(point())
+        self._under_way = self._thread.submit(self._exchange, snapshot)
+        self._held_up = time.perf_counter() - began
+
+    def after_step(self) -> None:
+        """Subtract the correction if it has arrived."""
+        if self._under_way is not None and self._under_way.done():
+            self._collect(self._under_way)
+
+    def finish(self) -> None:
+        """Wait for the exchange under way and subtract its correction."""
+        if self._under_way is not None:
+            self._collect(self._under_way)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown()
+
+    def _exchange(self, snapshot: Tensor) -> tuple[Tensor, Outcome]:
+        began = time.perf_counter()
+        with torch.no_grad():
+            self.staging.wait_copied()
+            distance = self._distance(snapshot)
+            correction = self.center.exchange(snapshot, self.rule, self.memory, out=snapshot)
+            ready = self.staging.begin_return(correction)
+        return ready, Outcome(time.perf_counter() - began, 0.0, None, distance)
+
+    def _collect(self, under_way: Future[tuple[Tensor, Outcome]]) -> None:
+        began = time.perf_counter()
+        self._under_way = None
+        try:
+            correction, outcome = under_way.result()
+        except FAILURES as error:
+            self._done(Outcome(0.0, self._held_up, error))
+            return
+        self.staging.wait_returned()
+        self.flat.subtract_(correction)
+        waited = self._held_up + time.perf_counter() - began
+        self._done(Outcome(outcome.exchange_seconds, waited, None, outcome.center_distance))
+
+
+class ByHalves(Exchange):
+    """The two directions at periods of their own, as the first description of the method has it.
+
+    Every `collect_period` steps the center absorbs alpha * (x - center). Every `delivery_period` steps the worker is
+    told the center. The spring pulls x by alpha * (x - told): when the center is delivered, or at every step.
+    """
+
+    def __init__(self, *args: object, collect_period: int, delivery_period: int, every_step: bool, **kwargs: object):
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self._collect_period, self._delivery_period, self._every_step = collect_period, delivery_period, every_step
+        self.told = self.center.pull()
+        self._step = 0
+
+    def at(self, step: int) -> ByHalves | None:
+        """This exchange if something is due at `step`."""
+        self._step = step
+        due = self._every_step or step % self._collect_period == 0 or step % self._delivery_period == 0
+        return self if due else None
+
+    def begin(self, point: Callable[[], Tensor], *, subtract_now: bool) -> None:
+        """Collect, deliver and pull, whichever is due."""
+        assert isinstance(self.rule, EASGD)
+        began = time.perf_counter()
+        collects, delivers = self._step % self._collect_period == 0, self._step % self._delivery_period == 0
+        x = self._on_host(point())
+        distance, failure, pull = None, None, None
+        try:
+            if delivers:
+                self.center.pull(self.told)
+            if delivers or self._every_step:
+                pull = self.rule.bind(self.center.num_workers).delta(x, self.told, ())
+            if collects:
+                distance = self._distance(x)
+                self.center.exchange(x, self.rule, out=self.staging.scratch if self.staging.is_host else x)
+        except FAILURES as error:
+            failure = error
+        if pull is not None:
+            self._settle(self.staging.to_device(pull), subtract_now)
+        if collects or delivers:
+            seconds = time.perf_counter() - began
+            self._done(Outcome(seconds, seconds, failure, distance))
+
+    def state(self) -> dict[str, Tensor | list[Tensor] | None]:
+        """Copies of the vectors that this worker remembers."""
+        return {**super().state(), "told": self.told.clone()}
+
+    def load_state(self, state: dict[str, Tensor | list[Tensor] | None]) -> None:
+        """Remember what `state` returned."""
+        super().load_state(state)
+        assert isinstance(state["told"], Tensor)
+        self.told.copy_(state["told"])

@@ -1,0 +1,286 @@
+"""Starts, watches and restarts the workers of `hooke run`.
+
+The launcher prepares the center's place in shared memory, starts one process a worker, and looks on: it trains
+nothing and stands in nobody's way. A worker that crashes is started again alone; the others never notice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hooke import evidence
+from hooke.description import Description
+from hooke.display import display
+from hooke.folder import held, memory_folder
+from hooke.plan import LaunchError, Plan, make_plan
+from hooke.process import WorkerProcess, how_it_ended
+from hooke.progress import Progress
+from hooke.run import Run
+
+if TYPE_CHECKING:
+    from hooke.center import LocalCenter
+
+STOP_SECONDS = 5.0
+"""How long a worker may take to end after SIGTERM."""
+
+_SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "the terminal was closed"}
+
+
+def launch(
+    script: str | Path,
+    arguments: Sequence[str] = (),
+    *,
+    workers: int | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    max_restarts: int = Plan.max_restarts,
+    checkpoint_every: float = Plan.checkpoint_every,
+) -> int:
+    """Train with `workers` processes of a script that share one center; what `hooke run` does.
+
+    Call it from the main thread. Ctrl-C, SIGTERM and a closed terminal save the center and stop the workers; a second
+    one stops them at once.
+
+    Args:
+        script: The user's script.
+        arguments: Its arguments.
+        workers: How many processes. Default: as many as the run that is resumed had, else 2.
+        out: The run directory. Default: `runs/SCRIPT-DATE-TIME`, or with `resume` the newest of this script there.
+        resume: Continue an interrupted run from its checkpoint.
+        max_restarts: How often one worker is started again after a crash.
+        checkpoint_every: Seconds between checkpoints of the center.
+
+    Returns:
+        The exit code: 0 if every worker finished, 1 if one failed for good or the center could not be saved, 128 +
+        the signal's number after a signal (130 after Ctrl-C).
+
+    Raises:
+        LaunchError: Something can't be done; nothing was started.
+    """
+    plan = make_plan(
+        script,
+        arguments,
+        workers=workers,
+        out=out,
+        resume=resume,
+        max_restarts=max_restarts,
+        checkpoint_every=checkpoint_every,
+    )
+    with held(plan.directory), memory_folder() as memory:
+        return _Launch(plan, memory / "center").run()
+
+
+class _Launch:
+    """One launch, from the first process to the exit code."""
+
+    def __init__(self, plan: Plan, center: Path) -> None:
+        self._plan = plan
+        self._description = Description(plan)
+        self._run = Run(
+            directory=str(plan.directory.absolute()),
+            center=str(center),
+            worker=0,
+            num_workers=plan.workers,
+            started=time.monotonic() - self._description.seconds,
+            checkpoint_every=plan.checkpoint_every,
+            resume=plan.resume,
+        )
+        self._center = _loaded(center, plan) if plan.resume else None
+        script = [str(plan.script), *plan.arguments]
+        runs = [dataclasses.replace(self._run, worker=number) for number in range(plan.workers)]
+        self._display = display()
+        self._workers = [WorkerProcess(run, script, self._display.worker_said) for run in runs]
+        self._progress = Progress(self._run, self._workers, self._display.show)
+        self._signal = 0
+        self._hurry = False
+        self._saved = time.monotonic()
+        self._save_failed = False
+
+    def run(self) -> int:
+        with self._handling_signals():
+            try:
+                self._start()
+                self._watch()
+                if self._signal:
+                    self._stop()
+                return self._finish()
+            finally:
+                self._kill()
+                self._display.close()
+                if self._center is not None:
+                    self._center.close()
+
+    @contextlib.contextmanager
+    def _handling_signals(self) -> Iterator[None]:
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}  # nohup
+        try:
+            for number in before:
+                signal.signal(number, self._on_signal)
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _: object) -> None:
+        self._hurry = bool(self._signal)
+        self._signal = self._signal or number
+        if self._hurry:
+            for worker in self._workers:
+                worker.kill()
+
+    def _start(self) -> None:
+        threads = max(1, evidence.cores() // self._plan.workers)
+        self._say(
+            f"{_count(self._plan.workers, 'worker')} of {self._plan.script}, {_count(threads, 'thread')} each; "
+            f"everything goes to {self._plan.directory}"
+        )
+        for worker in self._workers:
+            worker.start()
+        self._center = self._center or _attach(Path(self._run.center))  # torch is imported while the workers start
+        self._describe(None)
+
+    def _watch(self) -> None:
+        while any(worker.going for worker in self._workers) and not self._signal:
+            for worker in self._workers:
+                self._tend(worker)
+            self._progress.look(self._center, every=0.5)
+            if time.monotonic() - self._saved >= self._plan.checkpoint_every:
+                self._save()
+                self._describe(None)
+            time.sleep(0.05)
+
+    # One worker -----------------------------------------------------------------------------------------------------
+
+    def _tend(self, worker: WorkerProcess) -> None:
+        """Start it if it is time, and see to it if its process has ended."""
+        if worker.state == "restarting" and time.monotonic() >= worker.start_at:
+            worker.start()
+        code = worker.poll() if worker.running else None
+        if code is None:
+            return
+        self._progress.look(self._center)
+        if code == 0:
+            worker.state = "finished"
+        elif code > 0 and not worker.began:
+            worker.state = "failed"
+            self._say(
+                f"worker {worker.number} {how_it_ended(code)} before its first step. It is not started again: "
+                f"the same script would fail again. What it printed: {self._plan.files.log(worker.number)}"
+            )
+        elif worker.restarts >= self._plan.max_restarts:
+            worker.state = "failed"
+            times = _count(worker.restarts, "restart")
+            self._say(f"worker {worker.number} {how_it_ended(code)} after {times}, no more to come. The others go on.")
+        else:
+            worker.restart_after(min(10.0, 0.25 * 2**worker.restarts))
+            again = f"{worker.restarts} of {self._plan.max_restarts}"
+            self._say(f"worker {worker.number} {how_it_ended(code)}. It is started again ({again}).")
+
+    # The end --------------------------------------------------------------------------------------------------------
+
+    def _stop(self) -> None:
+        """End the workers that still go, between two checkpoints of the center: the first is there in any case."""
+        self._say(f"{_SIGNALS[signal.Signals(self._signal)]}: saving the center, stopping the workers (again: at once)")
+        self._save()
+        for worker in self._workers:
+            worker.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        while any(worker.alive() for worker in self._workers) and time.monotonic() < deadline and not self._hurry:
+            time.sleep(0.02)
+        self._kill()
+        for worker in self._workers:
+            worker.state = "stopped" if worker.going else worker.state
+        if not self._hurry:
+            self._save()
+
+    def _kill(self) -> None:
+        for worker in self._workers:
+            worker.kill()
+        while any(worker.alive() for worker in self._workers):
+            time.sleep(0.005)
+
+    def _finish(self) -> int:
+        self._progress.look(self._center)
+        if not self._signal:
+            self._save()
+        done = all(worker.state == "finished" for worker in self._workers) and not self._save_failed
+        code = 128 + self._signal if self._signal else 0 if done else 1
+        self._describe(code)
+        self._display.close()
+        for sentence in self._last_words(code):
+            self._say(sentence)
+        return code
+
+    def _last_words(self, code: int) -> Iterator[str]:
+        plan, saved = self._plan, self._plan.files.center.exists()
+        began = any(worker.began for worker in self._workers)
+        if code == 1 and not began:
+            yield f"no worker took a step. Repair {plan.script}, and run it again.{_misplaced(plan)}"
+        if code == 0 and not began:
+            yield f"no worker trained with the center. {plan.script} needs: with hooke.Worker(model, optimizer, rule)"
+        if saved:
+            yield f"the center is in {plan.files.center}"
+        if code > 1:
+            yield f"continue with:  {plan.resume_line()}" if saved else "nothing was trained yet: start it again"
+        elif saved:
+            yield f"draw it with:  hooke report {plan.directory}"
+
+    # What is left behind --------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        """Write a checkpoint of the center, once there is one."""
+        self._saved = time.monotonic()
+        if self._center is not None and self._center.ready:
+            with self._reporting_failure():
+                self._center.save(self._plan.files.center)
+                self._save_failed = False
+
+    def _describe(self, code: int | None) -> None:
+        with self._reporting_failure():
+            self._description.write(self._workers, self._run.seconds, code)
+
+    @contextlib.contextmanager
+    def _reporting_failure(self) -> Iterator[None]:
+        """A full disk must not end a training: the next try may succeed."""
+        try:
+            yield
+        except OSError as error:
+            self._save_failed = True
+            self._say(f"{self._plan.directory} could not be written: {error}. Make room there; training goes on.")
+
+    def _say(self, sentence: str) -> None:
+        self._display.say(sentence)
+
+
+def _attach(path: Path) -> LocalCenter:
+    from hooke.center import LocalCenter
+
+    return LocalCenter(path)
+
+
+def _loaded(path: Path, plan: Plan) -> LocalCenter:
+    center = _attach(path)
+    try:
+        center.load(plan.files.center)
+    except ValueError as error:
+        center.close()
+        raise LaunchError(str(error)) from None
+    return center
+
+
+def _misplaced(plan: Plan) -> str:
+    """A hint, where the script was given an option that is hooke's."""
+    ours = ("--workers", "--out", "--resume", "--max-restarts", "--checkpoint-every")
+    found = [argument for argument in plan.arguments if argument.partition("=")[0] in ours]
+    return f" {found[0]} went to the script: hooke's own options stand before it." if found else ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,151 @@
+"""A center without a server: one copy per rank of `torch.distributed`, kept equal by one all-reduce an exchange."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+
+from hooke.center import CenterSpec, Refused
+from hooke.rule import Rule, State
+
+
+class ReplicatedCenter:
+    """The synchronous form: all ranks exchange at once, `c' = c + sum of deltas` (arXiv 1412.6651, eq. 6).
+
+    Every rank must run the same number of steps, as under DDP. A rank whose values are not finite contributes nothing:
+    the others go on, and that rank gets a `Refused`.
+
+    Args:
+        group: The process group; default: all ranks. `torch.distributed.init_process_group` comes first.
+
+    Raises:
+        RuntimeError: torch.distributed has not been initialized.
+
+    Example:
+        Under `torchrun --nproc-per-node 4 train.py`:
+
+        ```python
+        torch.distributed.init_process_group("gloo")
+        with hooke.Worker(model, optimizer, hooke.LocalSGD(), center=hooke.ReplicatedCenter()):
+            ...
+        ```
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        if not dist.is_initialized():
+            raise RuntimeError(
+                "ReplicatedCenter: torch.distributed must be initialized. Got a process without a group. Call "
+                'torch.distributed.init_process_group("gloo") first, and start the script with torchrun.'
+            )
+        self._group = group
+        self._vector: Tensor | None = None
+        self._spec: CenterSpec | None = None
+        self.exchanges = 0
+        self.bytes_sent = 0
+        self.bytes_received = 0
+
+    @property
+    def num_workers(self) -> int:
+        """Ranks in the group."""
+        return dist.get_world_size(self._group)
+
+    def join(self, initial: Float[Tensor, " n"], spec: CenterSpec) -> Float[Tensor, " n"]:
+        """Take the first rank's values as the center, on every rank.
+
+        Raises:
+            ValueError: Some rank has another model; the sentence names the first difference.
+        """
+        self._check_same_everywhere(spec, initial.device)
+        self._spec = spec
+        self._vector = initial.clone()
+        dist.broadcast(self._vector, group_src=0, group=self._group)
+        return self._vector.clone()
+
+    def exchange(
+        self, x: Float[Tensor, " n"], rule: Rule, state: State = (), out: Float[Tensor, " n"] | None = None
+    ) -> Float[Tensor, " n"]:
+        """All ranks' deltas enter the center at once; the correction to subtract from x.
+
+        Raises:
+            Refused: This rank's x is not finite; the center absorbed the other ranks' deltas only.
+        """
+        out = torch.empty_like(x) if out is None else out
+        center, spec = self._joined()
+        is_finite = bool(x.sum().isfinite()) or bool(x.isfinite().all())
+        border = spec.parameters_end
+        rule, buffer_rule = rule.bind(self.num_workers), rule.buffer_rule().bind(self.num_workers)
+        parts = [(slice(0, border), rule, state), (slice(border, None), buffer_rule, ())]
+        message = torch.zeros(spec.numel + 1, device=x.device)
+        if is_finite:
+            for part, here, memory in parts:
+                message[:-1][part] = here.delta(x[part], center[part], tuple(s[part] for s in memory))
+        own = message[:-1].clone()
+        dist.all_reduce(message, group=self._group)
+        center.add_(message[:-1])
+        self.exchanges += self.num_workers
+        self.bytes_sent += 4 * message.numel()
+        self.bytes_received += 4 * message.numel()
+        if not is_finite:
+            raise Refused("center: x must be finite. Got other values on this rank. Lower the learning rate.")
+        for part, here, memory in parts:
+            memory = tuple(s[part] for s in memory)
+            correction = here.settle(x[part], own[part], center[part], memory)
+            for old, new in zip(memory, here.init(x[part] - correction), strict=True):
+                old.copy_(new)
+            out[part] = correction
+        return out
+
+    def exchange_(self, x: Float[Tensor, " n"], rule: Rule, state: State = ()) -> None:
+        """As `exchange`, and subtract the correction from x."""
+        x.sub_(self.exchange(x, rule, state))
+
+    def pull(self, out: Float[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
+        """This rank's copy of the center; the same on every rank, to the bit."""
+        center, _ = self._joined()
+        return center.clone() if out is None else out.copy_(center)
+
+    def distance(self, x: Float[Tensor, " n"]) -> float:
+        """Euclidean distance of x from the center."""
+        return float(torch.linalg.vector_norm(x - self._joined()[0]))
+
+    def put(self, values: Float[Tensor, " n"]) -> None:
+        """Set this rank's copy; every rank must put the same."""
+        self._joined()[0].copy_(values)
+
+    def beat(self, step: int) -> None:
+        """Nothing to say: torch.distributed itself notices a dead rank."""
+
+    def leave(self) -> None:
+        """Forget the center; the process group stays the caller's."""
+        self._vector = None
+
+    def _check_same_everywhere(self, spec: CenterSpec, device: torch.device) -> None:
+        """Every rank raises where one differs, so that none waits for the others."""
+        text = spec.to_json().encode()
+        size = torch.tensor([len(text)], device=device)
+        dist.broadcast(size, group_src=0, group=self._group)
+        first = torch.zeros(int(size), dtype=torch.uint8, device=device)
+        if dist.get_rank(self._group) == 0:
+            first.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
+        dist.broadcast(first, group_src=0, group=self._group)
+        difference: ValueError | None = None
+        try:
+            CenterSpec.from_json(bytes(first.tolist()).decode()).check_same(spec)
+        except ValueError as error:
+            difference = error
+        differing = torch.tensor([float(difference is not None)], device=device)
+        dist.all_reduce(differing, group=self._group)
+        if difference is not None:
+            raise difference
+        if differing.item():
+            raise ValueError(
+                f"ReplicatedCenter: every rank must bring rank 0's model. Got another on {int(differing)} rank(s). "
+                "Build the same model on every rank."
+            )
+
+    def _joined(self) -> tuple[Tensor, CenterSpec]:
+        if self._vector is None or self._spec is None:
+            raise ValueError("ReplicatedCenter: join comes first. Got an object without a center. Use a Worker.")
+        return self._vector, self._spec

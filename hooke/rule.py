@@ -1,0 +1,290 @@
+"""WHAT is exchanged: each method as pure, elementwise functions of flat vectors, one small class per method.
+
+Written with the papers' letters: `x` is a worker's parameters, `c` the center (x~), `alpha` the moving rate. A rule
+says what the center absorbs (`delta`) and what leaves the worker (`settle`). Being elementwise, it can be applied to any
+slice, so that a center may work block by block. Rules know nothing of where the center lives or of when to exchange.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+from jaxtyping import Float
+from torch import Tensor, sub
+
+State = tuple[Float[Tensor, " n"], ...]
+"""What a worker remembers between exchanges: flat vectors as long as x; nothing for EASGD."""
+
+Order = Literal["jacobi", "gauss-seidel"]
+
+DEFAULT_BETA = 0.9
+"""beta = p * alpha of every EASGD experiment in arXiv 1412.6651, section 5."""
+
+
+class Rule(ABC):
+    """One method. `c' = c + delta(x, c, state)`, then `x' = x - settle(x, delta, c', state)`.
+
+    Attributes:
+        pull_first: Whether `delta` needs the center's values (EASGD does; DOWNPOUR does not).
+        order: `"jacobi"`: the exchange reads x before the optimizer's step and is subtracted after it, so the gradient
+            belongs to the point before the exchange. `"gauss-seidel"`: the exchange happens between two steps, so the
+            next gradient belongs to the point after it.
+        plain_point: Whether x is the point without Nesterov's look-ahead (see `EAMSGD`).
+    """
+
+    pull_first: ClassVar[bool] = True
+    plain_point: ClassVar[bool] = False
+    order: Order = "gauss-seidel"
+
+    @abstractmethod
+    def bind(self, num_workers: int) -> Rule:
+        """This rule for `num_workers` live workers: rates that depend on the number become plain numbers."""
+
+    @abstractmethod
+    def delta(self, x: Float[Tensor, " n"], c: Float[Tensor, " n"], state: State) -> Float[Tensor, " n"]:
+        """What the center absorbs (adds)."""
+
+    @abstractmethod
+    def settle(
+        self, x: Float[Tensor, " n"], delta: Float[Tensor, " n"], c: Float[Tensor, " n"], state: State
+    ) -> Float[Tensor, " n"]:
+        """What leaves x, given the center `c` after it absorbed `delta`."""
+
+    def init(self, x: Float[Tensor, " n"]) -> State:
+        """What a worker at `x` remembers; called at the start and, with the settled x, after each exchange."""
+        return ()
+
+    def buffer_rule(self) -> Rule:
+        """The rule for averaged buffers (batch-norm statistics): summing changes of several workers would overshoot."""
+        return EASGD()
+
+    def exchange_(
+        self, x: Float[Tensor, " n"], c: Float[Tensor, " n"], state: State, out: Float[Tensor, " n"] | None
+    ) -> None:
+        """Let `c` absorb and x settle, in place.
+
+        Args:
+            x: The worker's values.
+            c: The center's values, changed in place.
+            state: What the worker remembers, changed in place.
+            out: Where the correction goes (may be x itself); `None`: it is subtracted from x at once.
+        """
+        delta = self.delta(x, c, state)
+        c.add_(delta)
+        correction = self.settle(x, delta, c, state)
+        for memory, now in zip(state, self.init(x - correction), strict=True):
+            memory.copy_(now)
+        if out is None:
+            x.sub_(correction)
+        else:
+            out.copy_(correction)
+
+
+@dataclass(frozen=True)
+class EASGD(Rule):
+    """Elastic averaging SGD: a spring between each worker and the center.
+
+        d  = alpha * (x - c)         the elastic difference, computed once
+        x' = x - eta * g(x) - d      c' = c + d
+
+    What leaves x enters c, so `c + sum of x_i` never changes by an exchange.
+
+    Args:
+        beta: p * alpha; alpha = beta / num_workers follows the number of live workers. Default 0.9, from section 5 of
+            the paper.
+        moving_rate: alpha itself, dimensionless, in (0, 1]; give it or `beta`, not both.
+        order: `"jacobi"` (default; Algorithm 1: the gradient is taken before the elastic move) or `"gauss-seidel"` (the
+            center sees the worker that has just stepped, and the next gradient sees the pulled worker).
+
+    Raises:
+        ValueError: A rate outside its range, both rates given, or an unknown order.
+
+    Example:
+        >>> import torch
+        >>> rule = EASGD(beta=0.9).bind(num_workers=4)
+        >>> rule.delta(torch.tensor([1.0]), torch.tensor([0.0]), ())
+        tensor([0.2250])
+
+    Reference:
+        Zhang, Choromanska, LeCun, "Deep learning with elastic averaging SGD", arXiv 1412.6651, eqs. 5, 6, Algorithm 1.
+    """
+
+    beta: float | None = None
+    moving_rate: float | None = None
+    order: Order = "jacobi"
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if self.beta is not None and self.moving_rate is not None:
+            raise ValueError(
+                f"{name}: give beta or moving_rate, not both. Got beta={self.beta} and moving_rate={self.moving_rate}. "
+                "Drop one: moving_rate = beta / num_workers."
+            )
+        if self.beta is None and self.moving_rate is None:
+            object.__setattr__(self, "beta", DEFAULT_BETA)
+        if self.moving_rate is not None and not 0 < self.moving_rate <= 1:
+            raise ValueError(
+                f"{name}: moving_rate must be in (0, 1]. Got {self.moving_rate}. "
+                "Use beta / num_workers, e.g. 0.9 / 4 = 0.225."
+            )
+        if self.beta is not None and not 0 < self.beta <= 2:
+            raise ValueError(
+                f"{name}: beta must be in (0, 2]. Got {self.beta}. Use the paper's beta=0.9; "
+                "beyond 2 the synchronous form is unstable for any learning rate."
+            )
+        if self.order not in ("jacobi", "gauss-seidel"):
+            raise ValueError(f"{name}: order must be 'jacobi' or 'gauss-seidel'. Got {self.order!r}. Use 'jacobi'.")
+
+    def bind(self, num_workers: int) -> EASGD:
+        """alpha = beta / num_workers, at most 1; a fixed moving_rate stays."""
+        if self.moving_rate is not None:
+            return self
+        assert self.beta is not None
+        return replace(self, beta=None, moving_rate=min(1.0, self.beta / max(1, num_workers)))
+
+    def rho(self, lr: float, num_workers: int) -> float:
+        """The penalty coefficient rho = alpha / lr of the paper's objective (eq. 2); small rho = more exploration."""
+        return self.bind(num_workers)._alpha / lr
+
+    @property
+    def _alpha(self) -> float:
+        assert self.moving_rate is not None, "bind(num_workers) comes before an exchange"
+        return self.moving_rate
+
+    def delta(self, x: Tensor, c: Tensor, state: State) -> Tensor:
+        """alpha * (x - c)."""
+        return sub(x, c).mul_(self._alpha)
+
+    def settle(self, x: Tensor, delta: Tensor, c: Tensor, state: State) -> Tensor:
+        """That same difference."""
+        return delta
+
+    def buffer_rule(self) -> Rule:
+        """Buffers are pulled by the same moving rate."""
+        return EASGD(beta=self.beta, moving_rate=self.moving_rate)
+
+    def exchange_(self, x: Tensor, c: Tensor, state: State, out: Tensor | None) -> None:
+        """As `Rule.exchange_`, with one pass over the block fewer."""
+        if out is None:
+            difference = sub(x, c)
+            c.add_(difference, alpha=self._alpha)
+            x.sub_(difference, alpha=self._alpha)
+        else:
+            sub(x, c, out=out).mul_(self._alpha)
+            c.add_(out)
+
+
+@dataclass(frozen=True)
+class EAMSGD(EASGD):
+    """Elastic averaging with Nesterov momentum: the paper's Algorithm 2 around torch's `SGD(nesterov=True)`.
+
+        v' = delta * v - eta * g(x + delta * v)
+        x' = x + v' - alpha * (x - c)           c' = c + alpha * (x - c)
+
+    torch stores the look-ahead point p = x + delta * v, so the spring pulls on the plain point
+    `x = p + lr * momentum * momentum_buffer`. The momentum buffer is never communicated and the spring never changes
+    it. Momentum 0 gives `EASGD` back.
+
+    Args:
+        beta: As in `EASGD`.
+        moving_rate: As in `EASGD`.
+        order: As in `EASGD`.
+
+    Example:
+        >>> EAMSGD(beta=0.9).bind(num_workers=2).moving_rate
+        0.45
+
+    Reference:
+        arXiv 1412.6651, eq. 7 and Algorithm 2.
+    """
+
+    plain_point: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Downpour(Rule):
+    """DOWNPOUR: the center adds up every worker's way since its last exchange, and the worker goes on from the center.
+
+        delta = x - start      c' = c + delta      x' = c'      start' = c'
+
+    Stable only while `num_workers * (1 - (1 - lr * curvature) ** communication_period) < 2` (synchronous workers).
+
+    Example:
+        >>> import torch
+        >>> x, c = torch.tensor([3.0]), torch.tensor([10.0])
+        >>> Downpour().delta(x, c, (torch.tensor([2.0]),))
+        tensor([1.])
+
+    Reference:
+        Dean et al., "Large scale distributed deep networks", 2012, as in arXiv 1412.6651, Algorithm 3.
+    """
+
+    pull_first: ClassVar[bool] = False
+
+    def bind(self, num_workers: int) -> Downpour:
+        """The same for any number of workers."""
+        return self
+
+    def init(self, x: Tensor) -> State:
+        """Where the worker starts from."""
+        return (x.clone(),)
+
+    def delta(self, x: Tensor, c: Tensor, state: State) -> Tensor:
+        """The way gone since the last exchange."""
+        return x - state[0]
+
+    def settle(self, x: Tensor, delta: Tensor, c: Tensor, state: State) -> Tensor:
+        """x - c: the worker goes on from the center."""
+        return x - c
+
+
+@dataclass(frozen=True)
+class LocalSGD(Rule):
+    """Local SGD: the center is the mean of the workers, and each goes on from there.
+
+        delta = (x - start) / p      c' = c + sum of deltas      x' = c'      start' = c'
+
+    With `hooke.ReplicatedCenter` all workers exchange at once and c' is the exact mean of the x_i. With a `LocalCenter`
+    each worker exchanges when it is ready (asynchronous local SGD): the center then moves by each worker's way / p.
+
+    Args:
+        num_workers: p; `None` (default) follows the number of live workers.
+
+    Raises:
+        ValueError: `num_workers` below 1.
+
+    Example:
+        >>> import torch
+        >>> rule = LocalSGD().bind(num_workers=2)
+        >>> rule.delta(torch.tensor([3.0]), torch.tensor([10.0]), (torch.tensor([2.0]),))
+        tensor([0.5000])
+
+    Reference:
+        Stich, "Local SGD converges fast and communicates little", arXiv 1805.09767, Algorithm 1.
+    """
+
+    pull_first: ClassVar[bool] = False
+    num_workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_workers is not None and self.num_workers < 1:
+            raise ValueError(f"LocalSGD: num_workers must be at least 1. Got {self.num_workers}. Leave it out.")
+
+    def bind(self, num_workers: int) -> LocalSGD:
+        """p = num_workers unless it was given."""
+        return self if self.num_workers is not None else replace(self, num_workers=max(1, num_workers))
+
+    def init(self, x: Tensor) -> State:
+        """Where the worker starts from."""
+        return (x.clone(),)
+
+    def delta(self, x: Tensor, c: Tensor, state: State) -> Tensor:
+        """The way gone since the last exchange, divided by p."""
+        assert self.num_workers is not None, "bind(num_workers) comes before an exchange"
+        return (x - state[0]) / self.num_workers
+
+    def settle(self, x: Tensor, delta: Tensor, c: Tensor, state: State) -> Tensor:
+        """x - c: the worker goes on from the center."""
+        return x - c

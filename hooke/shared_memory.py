@@ -1,0 +1,194 @@
+"""The file behind a `LocalCenter`, and the record locks around it. POSIX systems only.
+
+Record locks (`fcntl`) belong to a process and are freed by the kernel when it dies, however it dies. They do not
+exclude threads of one process, so a thread lock stands before them; and closing any descriptor of the lock file frees
+all of the process's locks on it, so each process opens it once and never gives it away.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MAX_WORKERS = 256
+
+_MAGIC = b"hooke center 1\n"
+_HEADER = np.dtype([("magic", "S16"), ("numel", "<i8"), ("spec_bytes", "<i8"), ("vector_at", "<i8")])
+_SLOT = np.dtype(
+    [
+        ("joined", "?"),
+        ("pid", "<i8"),
+        ("heartbeat", "<f8"),
+        ("step", "<i8"),
+        ("exchanges", "<i8"),
+        ("refused", "<i8"),
+        ("missed", "<i8"),
+        ("spare", "<i8"),
+    ],
+    align=True,
+)
+_PAGE = 4096
+
+
+class SharedFile:
+    """A center's file, mapped: header, one slot a worker (written by that worker alone), spec, vector.
+
+    Attributes:
+        slots: The workers' slots, a structured array.
+        spec: The text that `create` was given.
+        vector: `Float32[n]`, the center.
+
+    Raises:
+        ValueError: The file is something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with path.open("r+b") as file:
+            memory = mmap.mmap(file.fileno(), 0)
+        header = np.frombuffer(memory, _HEADER, 1)[0] if len(memory) >= _HEADER.itemsize else None
+        if header is None or header["magic"] != _MAGIC:
+            raise ValueError(
+                f"LocalCenter: {path} must be a center's file. Got something else. Use another path, or remove it."
+            )
+        spec_at = _HEADER.itemsize + MAX_WORKERS * _SLOT.itemsize
+        self.slots = np.frombuffer(memory, _SLOT, MAX_WORKERS, _HEADER.itemsize)
+        self.spec = bytes(memory[spec_at : spec_at + int(header["spec_bytes"])]).decode()
+        numel = int(header["numel"])
+        values = np.frombuffer(memory, "<f4", numel, int(header["vector_at"]))
+        self.vector: Tensor = torch.from_numpy(values) if numel else torch.zeros(0)
+
+    @staticmethod
+    def create(path: Path, initial: Tensor, spec: str) -> None:
+        """Make the file, readable by this user only; it appears under its name only when it is complete."""
+        text = spec.encode()
+        end = _HEADER.itemsize + MAX_WORKERS * _SLOT.itemsize + len(text)
+        vector_at = -(-end // _PAGE) * _PAGE
+        header = np.zeros(1, _HEADER)
+        header[0] = (_MAGIC, initial.numel(), len(text), vector_at)
+        slots = np.zeros(MAX_WORKERS, _SLOT)
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        with os.fdopen(os.open(beside, os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(header.tobytes() + slots.tobytes() + text)
+            file.seek(vector_at)
+            file.write(initial.numpy().tobytes())
+        beside.rename(path)
+
+
+_SLOTS_AT, _EVERYTHING_AT, _BLOCKS_AT = 0, MAX_WORKERS, MAX_WORKERS + 1
+
+
+class Locks:
+    """The record locks of one center, shared by all handles of this process.
+
+    Byte k of the lock file is held by the worker in slot k for as long as it lives; one byte guards joining; one byte
+    guards each block.
+
+    Args:
+        path: The lock file; made if it is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = _LockFile.open(path)
+
+    @contextmanager
+    def everything(self) -> Iterator[None]:
+        """Held while the center is made or a slot is claimed; waits without end, since nobody holds it for long."""
+        with self._file.threads:
+            fcntl.lockf(self._file.descriptor, fcntl.LOCK_EX, 1, _EVERYTHING_AT)
+            try:
+                yield
+            finally:
+                fcntl.lockf(self._file.descriptor, fcntl.LOCK_UN, 1, _EVERYTHING_AT)
+
+    @contextmanager
+    def block(self, index: int, seconds: float) -> Iterator[bool]:
+        """One block to oneself; gives `False` where it could not be had within `seconds`."""
+        with self._file.threads:
+            locked = self._file.lock(_BLOCKS_AT + index, seconds)
+            try:
+                yield locked
+            finally:
+                if locked:
+                    fcntl.lockf(self._file.descriptor, fcntl.LOCK_UN, 1, _BLOCKS_AT + index)
+
+    def claim_slot(self, index: int) -> bool:
+        """Take slot `index`, unless somebody lives in it."""
+        if index in self._file.slots or not self._file.lock(_SLOTS_AT + index, 0.0):
+            return False
+        self._file.slots.add(index)
+        return True
+
+    def release_slot(self, index: int) -> None:
+        """Give slot `index` free."""
+        self._file.slots.discard(index)
+        fcntl.lockf(self._file.descriptor, fcntl.LOCK_UN, 1, _SLOTS_AT + index)
+
+    def slot_is_held(self, index: int) -> bool:
+        """Whether the process that claimed slot `index` still runs."""
+        if index in self._file.slots:
+            return True
+        if not self._file.lock(_SLOTS_AT + index, 0.0):
+            return True
+        fcntl.lockf(self._file.descriptor, fcntl.LOCK_UN, 1, _SLOTS_AT + index)
+        return False
+
+    def close(self) -> None:
+        """Give the lock file back; the last handle of the process closes it."""
+        self._file.close()
+
+
+class _LockFile:
+    """This process's one descriptor of a lock file."""
+
+    _opened: dict[tuple[int, str], _LockFile] = {}  # noqa: RUF012
+    _guard = threading.Lock()
+
+    def __init__(self, key: tuple[int, str]) -> None:
+        self.descriptor = os.open(key[1], os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        self.threads = threading.Lock()
+        self.slots: set[int] = set()
+        self._key = key
+        self._handles = 0
+
+    @staticmethod
+    def open(path: Path) -> _LockFile:
+        key = (os.getpid(), str(path))  # a forked child holds none of its parent's locks: it opens its own
+        with _LockFile._guard:
+            file = _LockFile._opened.setdefault(key, None) or _LockFile(key)  # type: ignore[arg-type]
+            _LockFile._opened[key] = file
+            file._handles += 1
+            return file
+
+    def close(self) -> None:
+        with _LockFile._guard:
+            self._handles -= 1
+            if self._handles == 0:
+                del _LockFile._opened[self._key]
+                os.close(self.descriptor)
+
+    def lock(self, byte: int, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        pause = 2e-5
+        while True:
+            try:
+                fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+                return True
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    raise
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(pause)
+            pause = min(2 * pause, 1e-3)

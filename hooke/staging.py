@@ -1,0 +1,93 @@
+"""Between the parameters' device and the host, where the center works.
+
+On the CPU there is nothing to carry, only snapshots to take. On an accelerator copies go through pinned host memory on
+a stream of their own, so that the device never waits for the center.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Staging:
+    """Carries vectors of one size between the device of `vector` and the host.
+
+    Args:
+        vector: The worker's flat vector; says size and device.
+
+    Attributes:
+        is_host: Whether the parameters are on the CPU, so that nothing has to be carried.
+    """
+
+    def __init__(self, vector: Float[Tensor, " n"]) -> None:
+        self.is_host = vector.device.type == "cpu"
+        self._vector = vector
+        self._scratch: Tensor | None = None
+        self._host: Tensor | None = None
+        self._stream = torch.cuda.Stream(vector.device) if vector.device.type == "cuda" else None
+        self._copied: Any = None
+        self._returned: Any = None
+
+    @property
+    def scratch(self) -> Float[Tensor, " n"]:
+        """A second vector on the parameters' device, made when it is first asked for."""
+        if self._scratch is None:
+            self._scratch = torch.empty_like(self._vector)
+        return self._scratch
+
+    def to_host(self, point: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """`point` on the CPU, in memory that may be overwritten; waits for the copy."""
+        copy = self.begin_copy(point)
+        self.wait_copied()
+        return copy
+
+    def to_device(self, correction: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """`correction` on the parameters' device; waits for the copy."""
+        ready = self.begin_return(correction)
+        self.wait_returned()
+        return ready
+
+    def begin_copy(self, point: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Start to copy `point`; what it gives may be read after `wait_copied()`.
+
+        Later changes of the parameters don't reach the copy: on an accelerator `point` is first copied on the device,
+        in the order of its own work, and then to the host on the side stream.
+        """
+        if point is not self._scratch:
+            self.scratch.copy_(point)
+        if self.is_host:
+            return self.scratch
+        if self._stream is None:
+            return self.scratch.cpu()
+        if self._host is None:
+            self._host = torch.empty(self.scratch.shape, dtype=torch.float32, pin_memory=True)
+        self._stream.wait_stream(torch.cuda.current_stream(self.scratch.device))
+        with torch.cuda.stream(self._stream):
+            self._host.copy_(self.scratch, non_blocking=True)
+            self._copied = self._stream.record_event()
+        return self._host
+
+    def wait_copied(self) -> None:
+        """Wait, on the host, until the copy that was begun has arrived."""
+        if self._copied is not None:
+            self._copied.synchronize()
+
+    def begin_return(self, correction: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Start to copy `correction` to the device; may be used after `wait_returned()`."""
+        if self.is_host:
+            return correction
+        if self._stream is None:
+            return self.scratch.copy_(correction)
+        with torch.cuda.stream(self._stream):
+            self.scratch.copy_(correction, non_blocking=True)
+            self._returned = self._stream.record_event()
+        return self.scratch
+
+    def wait_returned(self) -> None:
+        """Let the device's own work, not the host, wait for the copy."""
+        if self._returned is not None:
+            torch.cuda.current_stream(self.scratch.device).wait_event(self._returned)

@@ -1,0 +1,439 @@
+"""WHEN: hooks the user's optimizer and exchanges with the center every `communication_period` steps."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hooke import resume
+from hooke.center import Center, CenterSpec, LocalCenter, Refused
+from hooke.exchange import AtOnce, ByHalves, Exchange, Outcome, Overlapped
+from hooke.flat import FlatParameters
+from hooke.record import Record
+from hooke.rule import EASGD, Rule
+from hooke.run import Run
+
+DEFAULT_PERIOD = 10
+"""tau of EASGD and EAMSGD in the study of p in arXiv 1412.6651, section 5."""
+
+
+class Worker:
+    """One worker of a run: a context manager around the user's own model and optimizer.
+
+    The training loop stays the user's; `optimizer.step()` exchanges with the center by itself. A missed or refused
+    exchange costs nothing but a longer period. Leaving the block removes every trace.
+
+    Args:
+        model: The model; its parameters become views of one flat vector while the worker is active.
+        optimizer: Any `torch.optim.Optimizer` that updates the model's parameters.
+        rule: What is exchanged: `hooke.EASGD()`, `hooke.EAMSGD()`, `hooke.Downpour()`, `hooke.LocalSGD()`.
+        center: Where the center lives. Default: the one that `hooke run` prepared.
+        communication_period: tau, in this worker's optimizer steps. Default 10, from section 5 of the paper.
+        collect_period: Steps between two collections of this worker's parameters by the center, where it differs.
+        delivery_period: Steps between two deliveries of the center to this worker, where it differs.
+        pull: `"exchange"`: the spring pulls when the center is delivered. `"every_step"`: every step carries the
+            penalty alpha * (x - the center this worker was told last).
+        overlap: Whether exchanges run beside the next steps; the correction is subtracted after the first step that
+            finds it ready.
+        buffers: `"average"`: floating-point buffers (batch-norm statistics) are pulled into the center by the same
+            moving rate. `"local"`: each worker keeps its own.
+
+    Attributes:
+        steps: Optimizer steps taken under this worker.
+        center: Where the center lives.
+
+    Raises:
+        ValueError: A setting outside its range, or an optimizer that does not fit the model or the rule.
+
+    Example:
+        >>> from hooke.rule import EASGD
+        >>> model = nn.Linear(1, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> center = LocalCenter()
+        >>> with Worker(model, optimizer, EASGD(beta=0.9), center=center, communication_period=2) as worker:
+        ...     for _ in range(4):
+        ...         model(torch.ones(1, 1)).square().mean().backward()
+        ...         optimizer.step()
+        ...         optimizer.zero_grad()
+        >>> worker.steps, center.exchanges
+        (4, 2)
+        >>> center.close()
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        rule: Rule,
+        *,
+        center: Center | None = None,
+        communication_period: int = DEFAULT_PERIOD,
+        collect_period: int | None = None,
+        delivery_period: int | None = None,
+        pull: Literal["exchange", "every_step"] = "exchange",
+        overlap: bool = False,
+        buffers: Literal["average", "local"] = "average",
+    ) -> None:
+        self.model, self.optimizer, self.rule = model, optimizer, rule
+        _check_choice("pull", pull, ("exchange", "every_step"))
+        _check_choice("buffers", buffers, ("average", "local"))
+        _check_optimizer(model, optimizer, rule)
+        period = _check_period("communication_period", communication_period)
+        self._collect_period = period if collect_period is None else _check_period("collect_period", collect_period)
+        self._delivery_period = period if delivery_period is None else _check_period("delivery_period", delivery_period)
+        self._every_step = pull == "every_step"
+        self._halves = self._every_step or self._collect_period != self._delivery_period
+        _check_halves(rule, self._halves, overlap)
+        self._overlap, self._buffers = overlap, buffers == "average"
+        self.run = Run.current()
+        self.center: Center = center if center is not None else _prepared_center(self.run)
+        self.steps = 0
+        self.examples = 0
+        self._hooks: list[Any] = []
+        self._record: Record | None = None
+        self._evaluating = False
+
+    # The life of a worker ---------------------------------------------------------------------------------------
+
+    def start(self) -> Worker:
+        """Join the center, take its values and hook the optimizer; `with` calls this."""
+        if self._hooks:
+            raise RuntimeError("Worker: start() comes once. Got a worker that is active. Call stop() first.")
+        self._flat = FlatParameters(self.model, buffers=self._buffers)
+        try:
+            told = self.center.join(self._flat.gather_().cpu(), CenterSpec.of(self._flat.entries))
+        except BaseException:
+            self._flat.release()
+            raise
+        self._flat.set_(told.to(self._flat.vector.device))
+        self._exchange = self._new_exchange(told)
+        self._used = [(0.0, 0.0)] * len(self.optimizer.param_groups)
+        self._exchanges_seen = self.center.exchanges
+        self._bytes_seen = (self.center.bytes_sent, self.center.bytes_received)
+        self._open_record()
+        self._hooks = [
+            self.optimizer.register_step_pre_hook(self._before_step),
+            self.optimizer.register_step_post_hook(self._after_step),
+        ]
+        self.center.beat(self.steps)
+        return self
+
+    def stop(self) -> None:
+        """Finish an exchange under way, leave the center, give the model its own memory back; `with` calls this."""
+        if not self._hooks:
+            return
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        self._exchange.finish()
+        self._exchange.close()
+        self.center.leave()
+        self._flat.release()
+        if self._record is not None:
+            self._record.close()
+            self._record = None
+
+    def __enter__(self) -> Worker:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _new_exchange(self, told: Tensor) -> Exchange:
+        options: dict[str, Any] = {"done": self._note_outcome, "wants_distance": self._wants_distance}
+        if self._halves:
+            options |= {"collect_period": self._collect_period, "delivery_period": self._delivery_period}
+            return ByHalves(self._flat, self.center, self.rule, told, every_step=self._every_step, **options)
+        kind = Overlapped if self._overlap else AtOnce
+        return kind(self._flat, self.center, self.rule, told, **options)
+
+    # Around the optimizer's step --------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._evaluating:
+            raise RuntimeError("Worker: no optimizer.step() inside center_weights(). Leave the block before training.")
+        if self.rule.order == "jacobi" and self._is_due():
+            self._exchange.begin(self._point, subtract_now=self._step_reads_no_parameters(args[1:], kwargs))
+
+    @torch.no_grad()
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._exchange.after_step()
+        self._used = [(float(group["lr"]), group.get("momentum", 0.0)) for group in optimizer.param_groups]
+        self.steps += 1
+        if self.rule.order == "gauss-seidel" and self._is_due():
+            self._exchange.begin(self._point, subtract_now=True)
+        self.center.beat(self.steps)
+
+    def _is_due(self) -> bool:
+        if isinstance(self._exchange, ByHalves):
+            return self._exchange.at(self.steps) is not None
+        return self.steps % self._collect_period == 0
+
+    def _step_reads_no_parameters(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether the step adds something that does not depend on the parameters: plain SGD without decay or closure.
+
+        Then the correction may be subtracted before it as well as after it, and one pass over memory is saved.
+        """
+        if type(self.optimizer) is not torch.optim.SGD or any(args) or kwargs.get("closure") is not None:
+            return False
+        return all(group["weight_decay"] == 0 for group in self.optimizer.param_groups)
+
+    @torch.no_grad()
+    def exchange(self) -> None:
+        """Exchange with the center now, between two steps, whatever the period says.
+
+        With `overlap=True` the exchange only begins here. A failure is recorded, not raised.
+        """
+        self._active("exchange")
+        self._exchange.after_step()
+        if isinstance(self._exchange, ByHalves):
+            self._exchange.at(0)  # everything is due at step 0
+        self._exchange.begin(self._point, subtract_now=True)
+
+    def _point(self) -> Tensor:
+        """x as the rule means it: the parameters, or for EAMSGD the point without Nesterov's look-ahead."""
+        vector = self._flat.gather_()
+        if not self.rule.plain_point or not any(lr * momentum for lr, momentum in self._used):
+            return vector
+        point = self._exchange.staging.scratch.copy_(vector)
+        ahead = {
+            id(parameter): lr * momentum
+            for group, (lr, momentum) in zip(self.optimizer.param_groups, self._used, strict=True)
+            for parameter in group["params"]
+        }
+        for index, parameter in self._flat.parameters():
+            momentum_buffer = self.optimizer.state.get(parameter, {}).get("momentum_buffer")
+            if momentum_buffer is not None:
+                self._flat.entries[index].view(point).add_(momentum_buffer, alpha=ahead[id(parameter)])
+        return point
+
+    # The center's weights ---------------------------------------------------------------------------------------
+
+    @contextmanager
+    def center_weights(self) -> Iterator[nn.Module]:
+        """The model with the center's parameters (and averaged buffers) inside the block: evaluate, save or serve it.
+
+        Raises:
+            RuntimeError: The worker is not active, or `optimizer.step()` is called inside.
+
+        Example:
+            ```python
+            with worker.center_weights() as model:
+                evaluate(model)
+            ```
+        """
+        self._active("center_weights")
+        own = self._flat.gather_().clone()
+        self._flat.set_(self.center.pull().to(own.device))
+        self._evaluating = True
+        try:
+            yield self.model
+        finally:
+            self._evaluating = False
+            self._flat.set_(own)
+
+    # State ------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def state_dict(self) -> dict[str, Any]:
+        """What this worker needs, beside the model's and the optimizer's `state_dict`, to go on exactly.
+
+        An exchange under way is finished first.
+        """
+        self._active("state_dict")
+        self._exchange.finish()
+        return {
+            "rule": repr(self.rule),
+            "steps": self.steps,
+            "examples": self.examples,
+            "used": [list(used) for used in self._used],
+            "master": self._flat.gather_().to("cpu", copy=True) if self._flat.has_mirrors else None,
+            **self._exchange.state(),
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned; call it in the block, after the model's and the optimizer's own.
+
+        Raises:
+            ValueError: The state is another rule's.
+        """
+        self._active("load_state_dict")
+        if state["rule"] != repr(self.rule):
+            raise ValueError(
+                f"Worker: a state must come from the same rule. Got {state['rule']}, this worker has {self.rule!r}. "
+                "Use that rule, or start without the state."
+            )
+        self.steps, self.examples = state["steps"], state["examples"]
+        self._used = [(lr, momentum) for lr, momentum in state["used"]]
+        self._exchange.load_state({"memory": state["memory"], "told": state["told"]})
+        if state["master"] is not None:
+            self._flat.set_(state["master"].to(self._flat.vector.device))
+        self.center.beat(self.steps)
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether the seconds of `hooke run --checkpoint-every` have passed since the last `save`; never without it."""
+        return self.run is not None and time.monotonic() - self._saved > self.run.checkpoint_every
+
+    def save(self, **position: Any) -> None:
+        """Write this worker's checkpoint into the run directory: model, optimizer, worker, random states, `position`.
+
+        Args:
+            position: Where the loop stands, as tensors and plain data; `restore` gives it back.
+
+        Raises:
+            RuntimeError: The script was not started by `hooke run`.
+        """
+        if self.run is None:
+            raise RuntimeError(
+                "Worker: save() needs a run directory. Got a script that was started alone. Start it with `hooke run`, "
+                "or save model, optimizer and worker.state_dict() yourself."
+            )
+        resume.save(self, self.run, position)
+        self._saved = time.monotonic()
+
+    def restore(self) -> dict[str, Any] | None:
+        """Go on from this worker's checkpoint, if the run is resumed or this worker was started again after a crash.
+
+        Returns:
+            The position that `save` was given, or `None` where there is nothing to go on from; then the worker starts
+            from the center.
+
+        Raises:
+            ValueError: The checkpoint can't be read, or is of another model, optimizer or rule.
+        """
+        self._active("restore")
+        return None if self.run is None else resume.restore(self, self.run)
+
+    # Rows -------------------------------------------------------------------------------------------------------
+
+    def record(self, *, of: Literal["worker", "center"] = "worker", examples: int = 0, **values: float) -> None:
+        """Add rows to the record of the run, from which progress and report are drawn.
+
+        Without `hooke run` there is no record: the values are checked and dropped.
+
+        Args:
+            of: Whom the values are about; `"center"` for what was measured with the center's weights.
+            examples: Training examples used since the last call.
+            values: By name: `loss`, `test_loss`, `accuracy`.
+
+        Raises:
+            ValueError: A name that is not one of `hooke.record.NAMES`.
+        """
+        _check_choice("of", of, ("worker", "center"))
+        self.examples += examples
+        for name, value in values.items():
+            self._note(name, value, about="center" if of == "center" else None)
+        if examples:
+            self._note("examples", self.examples)
+
+    def _open_record(self) -> None:
+        self._saved = self._measured = time.monotonic()
+        if self.run is not None:
+            self._record = Record(self.run.files.rows(self.run.worker), self.run.worker, started=self.run.started)
+            if self.run.restarts:
+                self._note("restarted", self.run.restarts)
+
+    def _note(self, name: str, value: float, note: str | None = None, about: str | None = None) -> None:
+        if self._record is not None:
+            self._record.write(name, value, step=self.steps, worker=about, note=note)
+        else:
+            Record.check(name)
+
+    def _wants_distance(self) -> bool:
+        """The distance costs a pass over both vectors: once a second is enough for a picture."""
+        return self._record is not None and time.monotonic() - self._measured > 1.0
+
+    def _note_outcome(self, outcome: Outcome) -> None:
+        exchanges = self.center.exchanges
+        others, self._exchanges_seen = exchanges - self._exchanges_seen - 1, exchanges
+        bytes_now = (self.center.bytes_sent, self.center.bytes_received)
+        sent, received = (now - seen for now, seen in zip(bytes_now, self._bytes_seen, strict=True))
+        self._bytes_seen = bytes_now
+        if outcome.failure is not None:
+            self._note_failure(outcome.failure)
+            return
+        if outcome.center_distance is not None:
+            self._measured = time.monotonic()
+            self._note("center_distance", outcome.center_distance)
+        values = {"exchange_seconds": outcome.exchange_seconds, "wait_seconds": outcome.wait_seconds}
+        values |= {"bytes_sent": sent, "bytes_received": received, "staleness": max(0, others)}
+        for name, value in values.items():
+            self._note(name, value)
+
+    def _note_failure(self, failure: Exception) -> None:
+        name = "refused" if isinstance(failure, Refused) else "missed"
+        self._note(name, 1, note=str(failure))
+        if isinstance(failure, Refused):
+            warnings.warn(f"Worker: an exchange was refused, training goes on. {failure}", RuntimeWarning, stacklevel=2)
+
+    def _active(self, verb: str) -> None:
+        if not self._hooks:
+            raise RuntimeError(f"Worker: {verb} needs an active worker. Got one that is not. Use it inside `with`.")
+
+
+def _prepared_center(run: Run | None) -> LocalCenter:
+    if run is None:
+        raise ValueError(
+            "Worker: needs a center. Got none: this script was not started by `hooke run`. Start it with "
+            "`hooke run --workers 4 SCRIPT`, or pass center=hooke.LocalCenter() to train alone."
+        )
+    return LocalCenter(run.center)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"Worker: {name} must be one of {choices}. Got {value!r}. Use {choices[0]!r}.")
+
+
+def _check_period(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"Worker: {name} must be a whole number of steps, at least 1. Got {value!r}. Use e.g. 10.")
+    return value
+
+
+def _check_halves(rule: Rule, halves: bool, overlap: bool) -> None:
+    if halves and not isinstance(rule, EASGD):
+        raise ValueError(
+            f"Worker: collect_period, delivery_period and pull='every_step' need an elastic rule. Got {rule!r}. "
+            "Use hooke.EASGD() or hooke.EAMSGD(), or one communication_period."
+        )
+    if halves and overlap:
+        raise ValueError(
+            "Worker: overlap needs one communication_period. Got separate periods or pull='every_step'. Drop one."
+        )
+
+
+def _check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, rule: Rule) -> None:
+    if not isinstance(rule, Rule):
+        raise ValueError(f"Worker: rule must be a hooke rule. Got {rule!r}. Use an object, e.g. hooke.EASGD().")
+    own = {id(parameter) for parameter in model.parameters()}
+    updated = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    strange = [parameter for parameter in updated if id(parameter) not in own]
+    if strange:
+        raise ValueError(
+            f"Worker: optimizer must update parameters of model. Got {len(strange)} tensors that are not (first: shape "
+            f"{tuple(strange[0].shape)}). Pass the model whose parameters optimizer updates."
+        )
+    if rule.plain_point:
+        _check_nesterov(optimizer, rule)
+
+
+def _check_nesterov(optimizer: torch.optim.Optimizer, rule: Rule) -> None:
+    """`EAMSGD` knows where the look-ahead point of torch's Nesterov SGD is, and of nothing else."""
+    is_nesterov = isinstance(optimizer, torch.optim.SGD) and all(
+        group["nesterov"] or group["momentum"] == 0 for group in optimizer.param_groups
+    )
+    if not is_nesterov:
+        raise ValueError(
+            f"Worker: {type(rule).__name__} needs torch.optim.SGD with nesterov=True. Got {type(optimizer).__name__}. "
+            "Use SGD(..., momentum=0.9, nesterov=True), or hooke.EASGD() with this optimizer."
+        )

@@ -1,0 +1,83 @@
+"""The one table: every rule with its literal reference, and the problems they are run on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import reference
+import torch
+from torch import nn
+
+from hooke.rule import EAMSGD, EASGD, Downpour, LocalSGD, Rule
+
+ETA, ALPHA, DELTA = 0.05, 0.2, 0.9
+
+
+@dataclass(frozen=True)
+class RuleCase:
+    """A rule, and the reference that it must equal."""
+
+    name: str
+    rule: Rule
+    reference: Callable[..., Any]
+    settings: dict[str, float]
+    momentum: float = 0.0
+
+    def expected(self, x0: np.ndarray, g: reference.Gradient, *, p: int, tau: int, steps: int) -> Any:
+        return self.reference(x0, g, p=p, eta=ETA, tau=tau, steps=steps, **self.settings)
+
+
+_ELASTIC = {"alpha": ALPHA}
+RULES = (
+    RuleCase("easgd", EASGD(moving_rate=ALPHA), reference.easgd_jacobi, _ELASTIC),
+    RuleCase("easgd-gs", EASGD(moving_rate=ALPHA, order="gauss-seidel"), reference.easgd_gauss_seidel, _ELASTIC),
+    RuleCase("eamsgd", EAMSGD(moving_rate=ALPHA), reference.eamsgd, {**_ELASTIC, "delta": DELTA}, DELTA),
+    RuleCase(
+        "eamsgd-gs",
+        EAMSGD(moving_rate=ALPHA, order="gauss-seidel"),
+        reference.eamsgd_gauss_seidel,
+        {**_ELASTIC, "delta": DELTA},
+        DELTA,
+    ),
+    RuleCase("eamsgd-0", EAMSGD(moving_rate=ALPHA), reference.easgd_jacobi, _ELASTIC),
+    RuleCase("downpour", Downpour(), reference.downpour, {}),
+    RuleCase("local-sgd", LocalSGD(), reference.local_sgd_asynchronous, {}),
+)
+
+
+class Quadratic(nn.Module):
+    """mean over workers' noise aside, f_i(x) = (x - b_i)' A (x - b_i) / 2 with a random positive A."""
+
+    def __init__(self, size: int, worker: int, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        random = np.random.default_rng(7)
+        root = random.normal(size=(size, size)) / size**0.5
+        self.register_buffer("A", torch.tensor(root @ root.T + 0.1 * np.eye(size), dtype=dtype), persistent=False)
+        b = np.random.default_rng(100 + worker).normal(size=size)
+        self.register_buffer("b", torch.tensor(b, dtype=dtype), persistent=False)
+        self.x = nn.Parameter(torch.tensor(random.normal(size=size), dtype=dtype))
+
+    def forward(self) -> torch.Tensor:
+        away = self.x - self.b
+        return away @ self.A @ away / 2
+
+
+def network_loss(model: nn.Module, worker: int) -> torch.Tensor:
+    """A small network's loss on this worker's own batch."""
+    generator = torch.Generator().manual_seed(worker)
+    dtype = next(model.parameters()).dtype
+    inputs = torch.randn(8, 5, generator=generator).to(dtype)
+    targets = torch.randint(0, 3, (8,), generator=generator)
+    return nn.functional.cross_entropy(model(inputs), targets)
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
+
+
+def flat(model: nn.Module) -> np.ndarray:
+    return torch.cat([p.detach().double().reshape(-1) for p in model.parameters()]).numpy()
