@@ -7,10 +7,11 @@ is in the processor's cache; readers never wait. All locks are record locks that
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -209,6 +210,7 @@ class LocalCenter:
         self.bytes_sent = 0
         self.bytes_received = 0
         self._spec: CenterSpec | None = None
+        self._blocks: list[tuple[int, int, int]] = []
         self._attach()
 
     @property
@@ -307,18 +309,23 @@ class LocalCenter:
             slot["refused"] += 1
             raise
         num_workers = max(1, self.num_workers)
-        rule, buffer_rule = rule.bind(num_workers), rule.buffer_rule().bind(num_workers)
-        for index, start, stop in _blocks(self.spec):
-            is_buffer = start >= self.spec.parameters_end
-            here, remembered = (buffer_rule, ()) if is_buffer else (rule, tuple(s[start:stop] for s in state))
+        border = self.spec.parameters_end
+        scratch = self._scratch
+        parameters = (rule.bind(num_workers), state)
+        buffers = (rule.buffer_rule().bind(num_workers), ())
+        for index, start, stop in self._blocks:
+            here, memory = parameters if start < border else buffers
             correction = None if out is None else out[start:stop]
-            with self._locks.block(index, LOCK_SECONDS) as locked:
-                if locked:
-                    here.exchange_(x[start:stop], file.vector[start:stop], remembered, correction)
-                    continue
-            slot["missed"] += 1
-            if correction is not None:
-                correction.zero_()
+            if not self._locks.take_block(index, LOCK_SECONDS):
+                slot["missed"] += 1
+                if correction is not None:
+                    correction.zero_()
+                continue
+            try:
+                part = tuple(values[start:stop] for values in memory)
+                here.exchange_(x[start:stop], file.vector[start:stop], part, correction, scratch[: stop - start])
+            finally:
+                self._locks.give_block(index)
         slot["exchanges"] += 1
         self.bytes_sent += 4 * x.numel()
         self.bytes_received += 4 * x.numel()
@@ -415,6 +422,8 @@ class LocalCenter:
         if self._file is None and self.path.exists():
             self._file = SharedFile(self.path)
             self._spec = CenterSpec.from_json(self._file.spec)
+            self._blocks = _blocks(self._spec)
+            self._scratch = torch.empty(min(BLOCK, self._spec.numel))
         return self._file
 
     def _attached(self) -> SharedFile:
@@ -450,7 +459,7 @@ def check_finite(x: Tensor, numel: int) -> None:
             f"center: x must be {numel} float32 values on the CPU. Got {x.dtype} of shape {tuple(x.shape)} on "
             f"{x.device}. Send the vector that the worker joined with."
         )
-    if not x.sum().isfinite():  # one pass; a sum may overflow where every value is finite, so look again
+    if not math.isfinite(x.sum().item()):  # one pass; a sum may overflow where every value is finite, so look again
         bad = int(numel - x.isfinite().sum())
         if bad:
             raise Refused(
@@ -459,14 +468,14 @@ def check_finite(x: Tensor, numel: int) -> None:
             )
 
 
-def _blocks(spec: CenterSpec) -> Iterator[tuple[int, int, int]]:
+def _blocks(spec: CenterSpec) -> list[tuple[int, int, int]]:
     """Blocks (number, start, stop), none across the border between parameters and buffers, from the end backward.
 
     Backward, because the check that ran forward just before has left the vector's end in the cache.
     """
-    borders = list(range(0, spec.parameters_end, BLOCK)) + list(range(spec.parameters_end, spec.numel, BLOCK))
-    stops = [*borders[1:], spec.numel]
-    return zip(range(len(borders) - 1, -1, -1), reversed(borders), reversed(stops), strict=True)
+    starts = [*range(0, spec.parameters_end, BLOCK), *range(spec.parameters_end, spec.numel, BLOCK)]
+    stops = [*starts[1:], spec.numel]
+    return [(index, starts[index], stops[index]) for index in reversed(range(len(starts)))]
 
 
 def _memory_folder() -> str | None:

@@ -61,7 +61,12 @@ class Rule(ABC):
         return EASGD()
 
     def exchange_(
-        self, x: Float[Tensor, " n"], c: Float[Tensor, " n"], state: State, out: Float[Tensor, " n"] | None
+        self,
+        x: Float[Tensor, " n"],
+        c: Float[Tensor, " n"],
+        state: State,
+        out: Float[Tensor, " n"] | None,
+        scratch: Float[Tensor, " n"] | None = None,
     ) -> None:
         """Let `c` absorb and x settle, in place.
 
@@ -70,6 +75,7 @@ class Rule(ABC):
             c: The center's values, changed in place.
             state: What the worker remembers, changed in place.
             out: Where the correction goes (may be x itself); `None`: it is subtracted from x at once.
+            scratch: Memory that may be overwritten; spares making some, which takes as long as the arithmetic.
         """
         delta = self.delta(x, c, state)
         c.add_(delta)
@@ -165,10 +171,17 @@ class EASGD(Rule):
         """Buffers are pulled by the same moving rate."""
         return EASGD(beta=self.beta, moving_rate=self.moving_rate)
 
-    def exchange_(self, x: Tensor, c: Tensor, state: State, out: Tensor | None) -> None:
-        """As `Rule.exchange_`, with one pass over the block fewer."""
-        if out is None:
-            difference = sub(x, c)
+    def exchange_(self, x: Tensor, c: Tensor, state: State, out: Tensor | None, scratch: Tensor | None = None) -> None:
+        """As `Rule.exchange_`, with fewer passes over the block.
+
+        c' = c + alpha * (x - c) lies between c and x, and x' = x - alpha * (x - c) lies between x and c': two
+        interpolations are the whole exchange. Beyond alpha = 1/2 the second would leave its interval and lose digits.
+        """
+        if out is None and self._alpha <= 0.5:
+            c.lerp_(x, self._alpha)
+            x.lerp_(c, self._alpha / (1 - self._alpha))
+        elif out is None:
+            difference = sub(x, c, out=scratch)
             c.add_(difference, alpha=self._alpha)
             x.sub_(difference, alpha=self._alpha)
         else:
