@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
-from hooke.evidence import version
-from hooke.plan import WORKERS, LaunchError, Plan
+from hooke.launch.evidence import version
+from hooke.launch.request import WORKERS, LaunchError, Request
 
 app = typer.Typer(
     name="hooke",
@@ -35,12 +36,31 @@ def main(
     """Train one model with several workers, each tied to a shared center by a spring (Elastic Averaging SGD)."""
 
 
-@app.command(context_settings={"allow_interspersed_args": False}, no_args_is_help=True)
+class _RunCommand(TyperCommand):
+    """Says where the script's own options belong when one of them stands before it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # typer brings its own copy of click: the class has no name that lasts
+            if type(error).__name__ == "NoSuchOption":
+                error.message += ". Options of the script stand after it: hooke run train.py --lr 0.1"  # type: ignore[attr-defined]
+                near = [name for name in error.possibilities or () if name != "--help"]  # type: ignore[attr-defined]
+                error.possibilities = near  # type: ignore[attr-defined]
+            raise
+
+
+@app.command(
+    cls=_RunCommand,
+    short_help="Train: start the workers of a script and watch them.",
+    context_settings={"allow_interspersed_args": False},
+    no_args_is_help=True,
+)
 def run(
     script: Annotated[Path, typer.Argument(metavar="SCRIPT", help="Your training script, which uses hooke.Worker.")],
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ARGS]...", help="All that stands after SCRIPT goes to the script, untouched."),
+        typer.Argument(metavar="ARGS", help="All that stands after SCRIPT goes to the script, untouched."),
     ] = None,
     workers: Annotated[
         int | None,
@@ -61,14 +81,14 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run from its last checkpoint.")] = False,
     max_restarts: Annotated[
         int, typer.Option(metavar="K", help="How often one crashed worker is started again.")
-    ] = Plan.max_restarts,
+    ] = Request.max_restarts,
     checkpoint_every: Annotated[
         float, typer.Option(metavar="SECONDS", help="Time between checkpoints of the center.")
-    ] = Plan.checkpoint_every,
+    ] = Request.checkpoint_every,
 ) -> None:
     """Train: start the workers of SCRIPT on this machine, watch them, restart those that crash.
 
-    Example: `hooke run --workers 4 train.py --lr 0.1`
+    Example: hooke run --workers 4 train.py --lr 0.1
 
     Ctrl-C saves the center, stops the workers and prints the command that continues. A second Ctrl-C stops at once.
 
@@ -91,9 +111,9 @@ def run(
     raise typer.Exit(code)
 
 
-@app.command(no_args_is_help=True)
+@app.command(short_help="Draw what runs recorded as one HTML page.", no_args_is_help=True)
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Run directories, as `hooke run` left them.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR", help="Run directories, as hooke run left them.")],
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", show_default="RUN_DIR/report.html", help="The page. Needed for several runs."),
@@ -109,7 +129,7 @@ def report(
     typer.echo(page)
 
 
-def _refuse(command: str, error: Exception) -> None:
+def _refuse(command: str, error: Exception) -> NoReturn:
     """Say what is wrong in one sentence, without a traceback."""
     typer.echo(f"{command}: {error}", err=True)
     raise typer.Exit(2)

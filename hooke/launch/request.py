@@ -27,7 +27,7 @@ class LaunchError(ValueError):
 
 
 @dataclass(frozen=True)
-class Plan:
+class Request:
     """What to run, and where it goes.
 
     Args:
@@ -57,8 +57,8 @@ class Plan:
         """The command line that does this, or continues it."""
         options = ["--resume"] if resume else []
         options += ["--workers", str(self.workers), "--out", str(self.directory)]
-        options += ["--max-restarts", str(self.max_restarts)] if self.max_restarts != Plan.max_restarts else []
-        if self.checkpoint_every != Plan.checkpoint_every:
+        options += ["--max-restarts", str(self.max_restarts)] if self.max_restarts != Request.max_restarts else []
+        if self.checkpoint_every != Request.checkpoint_every:
             options += ["--checkpoint-every", f"{self.checkpoint_every:g}"]
         return ["hooke", "run", *options, str(self.script), *self.arguments]
 
@@ -67,16 +67,16 @@ class Plan:
         return shlex.join(self.command(resume=True))
 
 
-def make_plan(
+def make_request(
     script: str | Path,
     arguments: Sequence[str] = (),
     *,
     workers: int | None = None,
     out: str | Path | None = None,
     resume: bool = False,
-    max_restarts: int = Plan.max_restarts,
-    checkpoint_every: float = Plan.checkpoint_every,
-) -> Plan:
+    max_restarts: int = Request.max_restarts,
+    checkpoint_every: float = Request.checkpoint_every,
+) -> Request:
     """Check what was asked and fill in what was not.
 
     Args:
@@ -102,7 +102,7 @@ def make_plan(
         raise LaunchError(f"--max-restarts must be 0 or more. Got {max_restarts}. Use 0 to never start a worker again.")
     if not 0 < checkpoint_every < math.inf:
         raise LaunchError(f"--checkpoint-every must be above 0 seconds. Got {checkpoint_every:g}. Use e.g. 30.")
-    return Plan(script, tuple(arguments), workers, directory, resume, max_restarts, checkpoint_every)
+    return Request(script, tuple(arguments), workers, directory, resume, max_restarts, checkpoint_every)
 
 
 def read_description(files: RunDirectory) -> dict[str, Any]:
@@ -131,18 +131,17 @@ def _check_script(script: Path) -> None:
 
 
 def _fresh(script: Path, out: str | Path | None) -> Path:
-    """A directory that holds nothing yet."""
+    """A directory that holds nothing yet, or only the words of a script that could not start."""
     if out is None:
         name = f"{script.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
         names = [RUNS / name, *(RUNS / f"{name}-{count}" for count in range(2, 100))]
         return next(path for path in names if not path.exists())
     directory = Path(out)
-    if directory.is_dir() and not any(directory.iterdir()):
-        return directory
-    if directory.exists():
-        what = "holds files already" if directory.is_dir() else "is a file"
+    if directory.exists() and not directory.is_dir():
+        raise LaunchError(f"--out must be a directory. Got {directory}, which is a file. Choose another name.")
+    if any(path.is_file() and path.name != "run.json" and path.suffix != ".log" for path in directory.rglob("*")):
         raise LaunchError(
-            f"--out must be a new or empty directory. Got {directory}, which {what}. "
+            f"--out must be a new or empty directory. Got {directory}, which holds files already. "
             "Choose another name, or add --resume to continue the run there."
         )
     return directory

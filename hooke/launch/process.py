@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Literal
 
-from hooke.evidence import cores
+from hooke.launch.evidence import cores
 from hooke.run import Run
 
 State = Literal["starting", "training", "restarting", "finished", "failed", "stopped"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hooke.process import WorkerProcess
+from hooke.launch.process import WorkerProcess
 from hooke.record import Row, parse
 from hooke.run import Run
 
@@ -56,7 +56,7 @@ class Meter:
         rate: Examples a second.
         distance: From the center.
         waited: Seconds that exchanges have held up training.
-        center: The newest numbers about the center, by name: `test_loss`, `accuracy`.
+        center: The newest numbers about the center, by name (`test_loss`, `accuracy`), each with its time.
     """
 
     steps: int = 0
@@ -64,10 +64,8 @@ class Meter:
     rate: float | None = None
     distance: float | None = None
     waited: float = 0.0
-    center: dict[str, float] | None = None
-
-    def __post_init__(self) -> None:
-        self._examples: deque[tuple[float, float]] = deque()
+    center: dict[str, tuple[float, float]] = field(default_factory=dict)
+    _examples: deque[tuple[float, float]] = field(default_factory=deque, repr=False)
 
     def read(self, rows: Sequence[Row]) -> None:
         """Take in new rows of the worker."""
@@ -75,7 +73,7 @@ class Meter:
             name, value = row["name"], row["value"]
             self.steps = row["step"]
             if row["worker"] == "center":
-                self.center = (self.center or {}) | {name: value}
+                self.center[name] = (row["t"], value)
             elif name == "loss":
                 self.loss = value
             elif name == "center_distance":
@@ -107,18 +105,21 @@ class Line:
     def cells(self) -> list[str]:
         """One text a column."""
         meter = self.meter
+        step = f"{meter.steps:,}" if meter.steps else "-"
         rate = "-" if meter.rate is None else f"{meter.rate:,.0f}"
-        numbers = [_number(meter.loss), rate, _number(meter.distance), f"{meter.waited:.1f} s", self.notes]
-        return [self.who, self.state, f"{meter.steps:,}", *numbers]
+        waited = f"{meter.waited:.1f} s" if meter.steps else "-"
+        numbers = [step, _number(meter.loss), rate, _number(meter.distance), waited]
+        return [self.who, self.state, *numbers, self.notes]
 
 
 COLUMNS = ("", "", "step", "loss", "examples/s", "center distance", "waited", "")
 
 
-def total(lines: Sequence[Line], seconds: float, notes: str = "") -> Line:
-    """The line below the workers': steps, examples/s and seconds waited summed, loss and distance averaged."""
+def total(lines: Sequence[Line], seconds: float) -> Line:
+    """The line below the workers': steps, waiting and the examples/s of who still trains summed, the rest averaged."""
     meters = [line.meter for line in lines]
-    rates = [meter.rate for meter in meters if meter.rate is not None]
+    busy = [line.meter.rate for line in lines if line.state == "training"] or [meter.rate for meter in meters]
+    rates = [rate for rate in busy if rate is not None]
     sums = Meter(
         steps=sum(meter.steps for meter in meters),
         loss=_mean([meter.loss for meter in meters]),
@@ -126,8 +127,10 @@ def total(lines: Sequence[Line], seconds: float, notes: str = "") -> Line:
         distance=_mean([meter.distance for meter in meters]),
         waited=sum(meter.waited for meter in meters),
     )
-    about_center = [f"{name} {value:.4g}" for meter in meters for name, value in (meter.center or {}).items()]
-    return Line("all", clock(seconds), sums, ", ".join([*about_center, notes] if notes else about_center))
+    timed = sorted((t, name, value) for meter in meters for name, (t, value) in meter.center.items())
+    newest = {name: value for _, name, value in timed}
+    notes = ", ".join(f"center's {name} {newest[name]:.4g}" for name in sorted(newest))
+    return Line("all", clock(seconds), sums, notes)
 
 
 def clock(seconds: float) -> str:

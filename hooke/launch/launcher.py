@@ -14,13 +14,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hooke import evidence
-from hooke.description import Description
-from hooke.display import display
-from hooke.folder import held, memory_folder
-from hooke.plan import LaunchError, Plan, make_plan
-from hooke.process import WorkerProcess, how_it_ended
-from hooke.progress import Progress
+from hooke.launch import evidence
+from hooke.launch.description import Description
+from hooke.launch.display import display
+from hooke.launch.folder import held, memory_folder
+from hooke.launch.process import WorkerProcess, how_it_ended
+from hooke.launch.progress import Progress
+from hooke.launch.request import LaunchError, Request, make_request
 from hooke.run import Run
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def launch(
     workers: int | None = None,
     out: str | Path | None = None,
     resume: bool = False,
-    max_restarts: int = Plan.max_restarts,
-    checkpoint_every: float = Plan.checkpoint_every,
+    max_restarts: int = Request.max_restarts,
+    checkpoint_every: float = Request.checkpoint_every,
 ) -> int:
     """Train with `workers` processes of a script that share one center; what `hooke run` does.
 
@@ -63,7 +63,7 @@ def launch(
     Raises:
         LaunchError: Something can't be done; nothing was started.
     """
-    plan = make_plan(
+    request = make_request(
         script,
         arguments,
         workers=workers,
@@ -72,28 +72,28 @@ def launch(
         max_restarts=max_restarts,
         checkpoint_every=checkpoint_every,
     )
-    with held(plan.directory), memory_folder() as memory:
-        return _Launch(plan, memory / "center").run()
+    with held(request.directory), memory_folder() as memory:
+        return _Launch(request, memory / "center").run()
 
 
 class _Launch:
     """One launch, from the first process to the exit code."""
 
-    def __init__(self, plan: Plan, center: Path) -> None:
-        self._plan = plan
-        self._description = Description(plan)
+    def __init__(self, request: Request, center: Path) -> None:
+        self._request = request
+        self._description = Description(request)
         self._run = Run(
-            directory=str(plan.directory.absolute()),
+            directory=str(request.directory.absolute()),
             center=str(center),
             worker=0,
-            num_workers=plan.workers,
+            num_workers=request.workers,
             started=time.monotonic() - self._description.seconds,
-            checkpoint_every=plan.checkpoint_every,
-            resume=plan.resume,
+            checkpoint_every=request.checkpoint_every,
+            resume=request.resume,
         )
-        self._center = _loaded(center, plan) if plan.resume else None
-        script = [str(plan.script), *plan.arguments]
-        runs = [dataclasses.replace(self._run, worker=number) for number in range(plan.workers)]
+        self._center = _loaded(center, request) if request.resume else None
+        script = [str(request.script), *request.arguments]
+        runs = [dataclasses.replace(self._run, worker=number) for number in range(request.workers)]
         self._display = display()
         self._workers = [WorkerProcess(run, script, self._display.worker_said) for run in runs]
         self._progress = Progress(self._run, self._workers, self._display.show)
@@ -136,10 +136,10 @@ class _Launch:
                 worker.kill()
 
     def _start(self) -> None:
-        threads = max(1, evidence.cores() // self._plan.workers)
+        threads = max(1, evidence.cores() // self._request.workers)
         self._say(
-            f"{_count(self._plan.workers, 'worker')} of {self._plan.script}, {_count(threads, 'thread')} each; "
-            f"everything goes to {self._plan.directory}"
+            f"{_count(self._request.workers, 'worker')} of {self._request.script}, {_count(threads, 'thread')} each; "
+            f"everything goes to {self._request.directory}"
         )
         for worker in self._workers:
             worker.start()
@@ -151,7 +151,7 @@ class _Launch:
             for worker in self._workers:
                 self._tend(worker)
             self._progress.look(self._center, every=0.5)
-            if time.monotonic() - self._saved >= self._plan.checkpoint_every:
+            if time.monotonic() - self._saved >= self._request.checkpoint_every:
                 self._save()
                 self._describe(None)
             time.sleep(0.05)
@@ -172,15 +172,15 @@ class _Launch:
             worker.state = "failed"
             self._say(
                 f"worker {worker.number} {how_it_ended(code)} before its first step. It is not started again: "
-                f"the same script would fail again. What it printed: {self._plan.files.log(worker.number)}"
+                f"the same script would fail again. What it printed: {self._request.files.log(worker.number)}"
             )
-        elif worker.restarts >= self._plan.max_restarts:
+        elif worker.restarts >= self._request.max_restarts:
             worker.state = "failed"
             times = _count(worker.restarts, "restart")
             self._say(f"worker {worker.number} {how_it_ended(code)} after {times}, no more to come. The others go on.")
         else:
             worker.restart_after(min(10.0, 0.25 * 2**worker.restarts))
-            again = f"{worker.restarts} of {self._plan.max_restarts}"
+            again = f"{worker.restarts} of {self._request.max_restarts}"
             self._say(f"worker {worker.number} {how_it_ended(code)}. It is started again ({again}).")
 
     # The end --------------------------------------------------------------------------------------------------------
@@ -208,10 +208,11 @@ class _Launch:
 
     def _finish(self) -> int:
         self._progress.look(self._center)
-        if not self._signal:
+        stopped = any(worker.state == "stopped" for worker in self._workers)
+        if not stopped:
             self._save()
         done = all(worker.state == "finished" for worker in self._workers) and not self._save_failed
-        code = 128 + self._signal if self._signal else 0 if done else 1
+        code = 128 + self._signal if stopped else 0 if done else 1
         self._describe(code)
         self._display.close()
         for sentence in self._last_words(code):
@@ -219,18 +220,27 @@ class _Launch:
         return code
 
     def _last_words(self, code: int) -> Iterator[str]:
-        plan, saved = self._plan, self._plan.files.center.exists()
+        request, saved = self._request, self._request.files.center.exists()
         began = any(worker.began for worker in self._workers)
         if code == 1 and not began:
-            yield f"no worker took a step. Repair {plan.script}, and run it again.{_misplaced(plan)}"
+            yield f"no worker took a step. Repair {request.script}, and run it again.{_misplaced(request)}"
         if code == 0 and not began:
-            yield f"no worker trained with the center. {plan.script} needs: with hooke.Worker(model, optimizer, rule)"
+            yield f"no worker trained. {request.script} needs: with hooke.Worker(model, optimizer, rule)"
         if saved:
-            yield f"the center is in {plan.files.center}"
+            yield f"the center is in {request.files.center}"
         if code > 1:
-            yield f"continue with:  {plan.resume_line()}" if saved else "nothing was trained yet: start it again"
+            yield f"continue with:  {request.resume_line()}" if saved else "nothing was trained yet: start it again"
         elif saved:
-            yield f"draw it with:  hooke report {plan.directory}"
+            yield self._drawn()
+
+    def _drawn(self) -> str:
+        """Draw the report, where the extra for it is installed."""
+        from hooke.report import write_report
+
+        try:
+            return f"the report is {write_report([self._request.directory])}"
+        except (ImportError, ValueError, OSError) as error:
+            return f"no report was drawn: {error}"
 
     # What is left behind --------------------------------------------------------------------------------------------
 
@@ -239,7 +249,7 @@ class _Launch:
         self._saved = time.monotonic()
         if self._center is not None and self._center.ready:
             with self._reporting_failure():
-                self._center.save(self._plan.files.center)
+                self._center.save(self._request.files.center)
                 self._save_failed = False
 
     def _describe(self, code: int | None) -> None:
@@ -253,7 +263,7 @@ class _Launch:
             yield
         except OSError as error:
             self._save_failed = True
-            self._say(f"{self._plan.directory} could not be written: {error}. Make room there; training goes on.")
+            self._say(f"{self._request.directory} could not be written: {error}. Make room there; training goes on.")
 
     def _say(self, sentence: str) -> None:
         self._display.say(sentence)
@@ -265,20 +275,20 @@ def _attach(path: Path) -> LocalCenter:
     return LocalCenter(path)
 
 
-def _loaded(path: Path, plan: Plan) -> LocalCenter:
+def _loaded(path: Path, request: Request) -> LocalCenter:
     center = _attach(path)
     try:
-        center.load(plan.files.center)
+        center.load(request.files.center)
     except ValueError as error:
         center.close()
         raise LaunchError(str(error)) from None
     return center
 
 
-def _misplaced(plan: Plan) -> str:
+def _misplaced(request: Request) -> str:
     """A hint, where the script was given an option that is hooke's."""
     ours = ("--workers", "--out", "--resume", "--max-restarts", "--checkpoint-every")
-    found = [argument for argument in plan.arguments if argument.partition("=")[0] in ours]
+    found = [argument for argument in request.arguments if argument.partition("=")[0] in ours]
     return f" {found[0]} went to the script: hooke's own options stand before it." if found else ""
 
 

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from hooke.plan import LaunchError
+from hooke.launch.request import LaunchError
 
 
 @contextlib.contextmanager
@@ -27,7 +27,8 @@ def held(directory: Path) -> Iterator[None]:
     try:
         if not _locked(descriptor):
             raise LaunchError(
-                f"--resume needs a run that has stopped. Got {directory}, which still goes. Stop it first."
+                f"--out must be a directory that no other `hooke run` uses. Got {directory}, which one uses now. "
+                "Stop it first, or choose another."
             )
         yield
     finally:
@@ -41,7 +42,7 @@ def memory_folder() -> Iterator[Path]:
     A living launcher holds a lock on its folder. The kernel frees it when the launcher dies, so what can be locked is
     left over; the folder gets the name that is searched for once it is locked.
     """
-    parent = Path("/dev/shm") if os.access("/dev/shm", os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
+    parent = memory_parent()
     for left in parent.glob("hooke-run-*"):
         _sweep(left)
     made = Path(tempfile.mkdtemp(prefix=".hooke-run-", dir=parent))
@@ -53,6 +54,11 @@ def memory_folder() -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(descriptor)
+
+
+def memory_parent() -> Path:
+    """Where folders in memory are made, on systems that have such a place."""
+    return Path("/dev/shm") if os.access("/dev/shm", os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
 
 
 def _sweep(folder: Path) -> None:

@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hooke.progress import COLUMNS, Line
+from hooke.launch.progress import COLUMNS, Line
 
 PLAIN_SECONDS = 10.0
 """How often the plain lines come."""
@@ -76,15 +76,16 @@ class PlainDisplay:
         put(2, f"hooke: {sentence}\n")
 
     def close(self) -> None:
-        """Print the last numbers."""
+        """Print the last numbers, once."""
         self._print()
+        self._newest = ()
 
 
 def plain(line: Line) -> str:
     """A line in words.
 
     Example:
-        >>> from hooke.progress import Meter
+        >>> from hooke.launch.progress import Meter
         >>> plain(Line("worker 0", "training", Meter(steps=1200, loss=0.25)))
         'worker 0 training, step 1,200, loss 0.25, waited 0.0 s'
     """
@@ -128,6 +129,7 @@ class LiveDisplay:
     def close(self) -> None:
         """Draw the table once more and leave it there."""
         self._draw()
+        self._newest = ()
         self._live.stop()
 
 

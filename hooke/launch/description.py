@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from hooke import evidence
-from hooke.plan import Plan, read_description
-from hooke.process import WorkerProcess, how_it_ended
+from hooke.launch import evidence
+from hooke.launch.process import WorkerProcess, how_it_ended
+from hooke.launch.request import Request, read_description
 from hooke.record import parse
 
 
@@ -17,18 +17,18 @@ class Description:
     """The description of one launch; it continues the one that a resumed run has.
 
     Args:
-        plan: What is run.
+        request: What is run.
 
     Attributes:
         seconds: How long the run had gone before.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._earlier = read_description(plan.files) if plan.resume else {}
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._earlier = read_description(request.files) if request.resume else {}
         self._started_at = self._earlier.get("started_at", _now())
         self._evidence: dict[str, Any] = {}
-        self.seconds = _seconds_so_far(plan, self._earlier) if plan.resume else 0.0
+        self.seconds = _seconds_so_far(request, self._earlier) if request.resume else 0.0
 
     def write(self, workers: Sequence[WorkerProcess], seconds: float, exit_code: int | None) -> None:
         """Replace the file.
@@ -43,33 +43,33 @@ class Description:
         """
         from hooke.checkpoint import write_atomically
 
-        self._evidence = self._evidence or _evidence(self._plan)
+        self._evidence = self._evidence or _evidence(self._request)
         about = {
-            "name": self._plan.directory.absolute().name,
-            "command": self._plan.command(resume=self._plan.resume),
+            "name": self._request.directory.absolute().name,
+            "command": self._request.command(resume=self._request.resume),
             "started_at": self._started_at,
             "finished_at": None if exit_code is None else _now(),
             "elapsed_seconds": round(seconds, 3),
             "exit_code": exit_code,
-            "workers": self._plan.workers,
+            "workers": self._request.workers,
             "workers_state": {str(worker.number): _state(worker) for worker in workers},
             "restarts": self._earlier.get("restarts", 0) + sum(worker.restarts for worker in workers),
-            "resumed": self._earlier.get("resumed", 0) + 1 if self._plan.resume else 0,
+            "resumed": self._earlier.get("resumed", 0) + 1 if self._request.resume else 0,
             **self._evidence,
         }
-        write_atomically(self._plan.files.description, (json.dumps(about, indent=2) + "\n").encode())
+        write_atomically(self._request.files.description, (json.dumps(about, indent=2) + "\n").encode())
 
 
-def _evidence(plan: Plan) -> dict[str, Any]:
+def _evidence(request: Request) -> dict[str, Any]:
     return {
-        **evidence.commit(plan.script.absolute().parent),
+        **evidence.commit(request.script.absolute().parent),
         "versions": evidence.versions(),
         "device": evidence.device(),
         "settings": {
-            "workers": plan.workers,
-            "checkpoint_every": plan.checkpoint_every,
-            "max_restarts": plan.max_restarts,
-            "arguments": list(plan.arguments),
+            "workers": request.workers,
+            "checkpoint_every": request.checkpoint_every,
+            "max_restarts": request.max_restarts,
+            "arguments": list(request.arguments),
         },
     }
 
@@ -80,10 +80,10 @@ def _state(worker: WorkerProcess) -> str:
     return f"failed: it {how_it_ended(worker.exit_code)}" if worker.state == "failed" else worker.state
 
 
-def _seconds_so_far(plan: Plan, earlier: dict[str, Any]) -> float:
+def _seconds_so_far(request: Request, earlier: dict[str, Any]) -> float:
     """Where the run stopped: where its launcher was killed, the newest row is newer than `run.json`."""
     seconds = [float(earlier.get("elapsed_seconds", 0.0))]
-    for path in plan.files.all_rows():
+    for path in request.files.all_rows():
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 4096))
             rows = [parse(line.decode(errors="replace")) for line in file.read().splitlines()]

@@ -1,0 +1,137 @@
+"""Writes docs/performance.md and docs/learning.svg from the newest records in benchmarks/results/.
+
+python benchmarks/page.py
+"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import learning
+import machine
+
+DOCS = Path(__file__).parent.parent / "docs"
+Row = dict[str, Any]
+
+INTRODUCTION = """# Performance
+
+Made by `python benchmarks/page.py` from the records in `benchmarks/results/`; no number here is typed by hand. The
+machines are shared and noisy, so every figure is a ratio within one run, and medians are what to compare.
+"""
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def source(row: Row, command: str) -> str:
+    """Where a table's numbers come from."""
+    return (
+        f"\n`{command}` on {row['cores']} cores ({row['cpu']}), torch {row['torch']}, Python {row['python']}, "
+        f"hooke {row['commit'][:10]}, {row['at'][:10]}.\n"
+    )
+
+
+def exchange(row: Row) -> str:
+    rows = [
+        [each["what"], f"{each['milliseconds']:.1f}", f"{each['times_a_copy']:.2f}",
+         f"{each['quartiles'][0]:.2f} to {each['quartiles'][1]:.2f}"]
+        for each in row["rows"]
+    ]  # fmt: skip
+    text = (
+        f"\n## One exchange\n\n{row['numel']:,} parameters, one thread, median of {row['repeats']} rounds. An elastic "
+        "exchange reads x and the center and writes both; the yardstick is a plain copy that reads and writes as many "
+        "bytes. The exchange also checks every value of x before it changes anything, and takes a lock for each "
+        "block.\n\n"
+    )
+    head = ["what", "milliseconds", "times a copy", "middle half of the rounds"]
+    return text + table(head, rows) + source(row, "python benchmarks/exchange.py")
+
+
+def scaling(row: Row) -> str:
+    rows = [
+        [each["what"], f"{each['examples_per_second']:,.0f}", f"{each['share_of_twice_one_process']:.3f}",
+         f"{each['range'][0]:.3f} to {each['range'][1]:.3f}"]
+        for each in row["rows"]
+    ]  # fmt: skip
+    text = (
+        f"\n## Two workers on two cores\n\nA convolutional network of {row['parameters']:,} parameters, batch "
+        f"{row['batch']}, one thread a process, period {row['period']}, {row['repeats']} rounds of "
+        f"{row['seconds']:g} s. The limit is two processes that never talk.\n\n"
+    )
+    head = ["what", "examples/s", "share of twice one process", "range"]
+    return text + table(head, rows) + source(row, "python benchmarks/scaling.py")
+
+
+def learned(rows: list[Row]) -> str:
+    base = learning.best_rate(rows, "msgd")
+    targets = learning.targets(rows, base)
+    lines = []
+    for method, lr in sorted(
+        {(r["method"], r["lr"]) for r in rows}, key=lambda k: (list(learning.METHODS).index(k[0]), k[1])
+    ):
+        mine = sorted((r for r in rows if (r["method"], r["lr"]) == (method, lr)), key=lambda r: r["seed"])
+        shares = [learning.reaches(r["curve"], targets[r["seed"]]) / r["seconds"] for r in mine if r["seed"] in targets]
+        ends = [learning.last(r["curve"]) for r in mine]
+        lines.append(
+            [learning.TITLES[method], f"{lr:g}", str(len(mine)), f"{statistics.mean(ends):.4f}",
+             ", ".join(f"{share:.2f}" if share <= 1 else "never" for share in shares)]
+        )  # fmt: skip
+    first = rows[0]
+    text = (
+        f"\n## How fast the center learns\n\nFashion-MNIST, a small convolutional network, batch {first['batch']}, "
+        f"{first['seconds']:g} seconds of processor time a worker, which is the paper's axis: every worker on a "
+        "processor of its own. The target is the test accuracy that one process with Nesterov momentum has at the end "
+        f"of its run at its best rate ({base:g}); the last column is the share of those seconds after which each seed "
+        "has reached it (running median of three evaluations), seeds in order.\n\n"
+        "![Test accuracy against seconds](learning.svg)\n\n"
+    )
+    head = ["method", "learning rate", "seeds", "accuracy at the end (mean)", "share of the seconds to the target"]
+    return text + table(head, lines) + source(rows[-1], "python benchmarks/learning.py --root FOLDER")
+
+
+def picture(rows: list[Row], path: Path) -> None:
+    """Mean test accuracy against seconds, each method at its best rate."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    matplotlib.rcParams.update({"svg.hashsalt": "hooke", "svg.fonttype": "path", "font.size": 10})
+    figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
+    colors = {"msgd": "#6b7280", "eamsgd": "#c2410c", "easgd": "#2563eb", "downpour": "#15803d"}
+    lowest = []
+    for method in learning.METHODS:
+        rate = learning.best_rate(rows, method)
+        mine = [r["curve"] for r in rows if (r["method"], r["lr"]) == (method, rate)]
+        points = list(zip(*mine, strict=False))
+        seconds = [statistics.mean(p["seconds"] for p in point) for point in points]
+        accuracy = [100 * statistics.mean(p["accuracy"] for p in point) for point in points]
+        lowest.append(accuracy[len(accuracy) // 6])
+        axes.plot(seconds, accuracy, color=colors[method], label=f"{learning.TITLES[method]}, rate {rate:g}", lw=2)
+    axes.set(xlabel="seconds of processor time a worker", ylabel="test accuracy (%)", ylim=(min(lowest[:2]) - 2, None))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower right")
+    figure.savefig(path, metadata={"Date": None})
+
+
+def page() -> str:
+    """The whole text of docs/performance.md."""
+    records = {name: machine.read(machine.RESULTS / f"{name}.jsonl") for name in ("exchange", "scaling", "learning")}
+    text = INTRODUCTION
+    text += exchange(records["exchange"][-1]) if records["exchange"] else ""
+    text += scaling(records["scaling"][-1]) if records["scaling"] else ""
+    return text + (learned(records["learning"]) if records["learning"] else "")
+
+
+def main() -> None:
+    (DOCS / "performance.md").write_text(page())
+    picture(machine.read(machine.RESULTS / "learning.jsonl"), DOCS / "learning.svg")
+
+
+if __name__ == "__main__":
+    main()
