@@ -67,7 +67,7 @@ def scaling(row: Row) -> str:
 
 
 def learned(rows: list[Row]) -> str:
-    base = learning.best_rate(rows, "msgd")
+    base = learning.best_rates(rows, "msgd")[0]
     targets = learning.targets(rows, base)
     lines = []
     for method, lr in sorted(
@@ -105,7 +105,7 @@ def picture(rows: list[Row], path: Path) -> None:
     colors = {"msgd": "#6b7280", "eamsgd": "#c2410c", "easgd": "#2563eb", "downpour": "#15803d"}
     lowest = []
     for method in learning.METHODS:
-        rate = learning.best_rate(rows, method)
+        rate = learning.best_rates(rows, method)[0]
         mine = [r["curve"] for r in rows if (r["method"], r["lr"]) == (method, rate)]
         points = list(zip(*mine, strict=False))
         seconds = [statistics.mean(p["seconds"] for p in point) for point in points]

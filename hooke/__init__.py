@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from hooke.center import Center, CenterSpec, LocalCenter, Refused
 from hooke.flat import FlatParameters
+from hooke.replicated import ReplicatedCenter
 from hooke.rule import EAMSGD, EASGD, Downpour, LocalSGD, Rule
 from hooke.worker import Worker
 
@@ -22,6 +23,7 @@ __all__ = [
     "Center",
     "CenterSpec",
     "LocalCenter",
+    "ReplicatedCenter",
     "Refused",
     # parameters as one vector
     "FlatParameters",

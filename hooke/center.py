@@ -23,7 +23,7 @@ from torch import Tensor
 from hooke.checkpoint import load_tensors, save_tensors
 from hooke.flat import Entry, end_of
 from hooke.rule import Rule, State
-from hooke.shared_memory import MAX_WORKERS, Locks, SharedFile
+from hooke.shared_memory import COUNTS, MAX_WORKERS, Locks, SharedFile
 
 BLOCK = 131_072
 """Elements a block: with it x, the center and their difference fit a core's cache (3 * 512 KiB); see `benchmarks/`."""
@@ -89,11 +89,18 @@ class CenterSpec:
                         f"{getattr(theirs, field)}, in the center it is {getattr(ours, field)} ({ours.name}). "
                         "Build the same model, in the same dtype and memory format, on every worker."
                     )
-        if (len(self.entries), self.numel) != (len(other.entries), other.numel):
+        size, others = ((len(spec.entries), spec.numel, spec.parameters_end) for spec in (self, other))
+        if size != others:
+            extra = [e.name for e in self.entries[len(other.entries) :] + other.entries[len(self.entries) :]]
+            first = f"; the first that is not on both sides is {extra[0]}" if extra else ""
             raise ValueError(
-                f"center: every worker must bring the same model. Got {len(other.entries)} tensors ({other.numel} "
-                f"elements), the center holds {len(self.entries)} ({self.numel}). Build the same model on every worker."
+                f"center: every worker must bring the same model. Got {_size(other)}, the center holds {_size(self)}"
+                f"{first}. Build the same model on every worker."
             )
+
+
+def _size(spec: CenterSpec) -> str:
+    return f"{len(spec.entries)} tensors ({spec.parameters_end} elements, {spec.numel} with averaged buffers)"
 
 
 _WORDS = {"name": "name", "kind": "kind", "shape": "shape", "dtype": "dtype", "order": "memory order"}
@@ -161,7 +168,7 @@ class Member:
         exchanges: Exchanges it has made.
         refused: Exchanges refused to it.
         missed: Blocks left out because a stopped process held them.
-        heartbeat_age: Seconds since its last step.
+        heartbeat_age: Seconds since its last step or exchange.
     """
 
     pid: int
@@ -248,8 +255,8 @@ class LocalCenter:
         slot = file.slots[index]
         age = now - float(slot["heartbeat"])
         alive = age < HEARTBEAT_SECONDS and self._locks.slot_is_held(index)
-        counts = (int(slot[name]) for name in ("step", "exchanges", "refused", "missed"))
-        return Member(int(slot["pid"]), alive, *counts, heartbeat_age=age)  # type: ignore[arg-type]
+        counts = {name: int(slot[name] - slot[f"{name}_before"]) for name in COUNTS}
+        return Member(int(slot["pid"]), alive, int(slot["step"]), **counts, heartbeat_age=age)
 
     def join(self, initial: Float[Tensor, " n"], spec: CenterSpec) -> Float[Tensor, " n"]:
         """Become one of the workers.
@@ -303,6 +310,7 @@ class LocalCenter:
     def _exchange(self, x: Tensor, rule: Rule, state: State, out: Tensor | None) -> None:
         file = self._joined()
         slot = file.slots[self._slot]
+        slot["heartbeat"] = time.monotonic()
         try:
             check_finite(x, file.vector.numel())
         except Refused:
@@ -444,6 +452,8 @@ class LocalCenter:
             if self._locks.claim_slot(index):
                 slot = file.slots[index]
                 slot["pid"], slot["heartbeat"], slot["step"], slot["joined"] = os.getpid(), time.monotonic(), 0, True
+                for name in COUNTS:
+                    slot[f"{name}_before"] = slot[name]
                 return index
         raise ValueError(f"LocalCenter: at most {MAX_WORKERS} workers share one machine's center. Got one more.")
 

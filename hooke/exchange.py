@@ -70,7 +70,8 @@ class Exchange(ABC):
     def begin(self, point: Callable[[], Tensor], *, subtract_now: bool) -> None:
         """Exchange `point()`, the worker's x; subtract the correction now, or when `after_step` comes.
 
-        `point` may use the staging's scratch vector, so it is called only when no exchange is under way.
+        `point` may use the staging's scratch vector, so it is called only when no exchange is under way and nothing
+        waits to be subtracted (a step that raised leaves its correction behind).
         """
 
     def after_step(self) -> None:
@@ -117,6 +118,7 @@ class AtOnce(Exchange):
         """Exchange; in place and without any copy where the vector is the model's own memory on the CPU."""
         began = time.perf_counter()
         distance, failure = None, None
+        self.after_step()
         x = self._on_host(point())
         try:
             distance = self._distance(x)
@@ -212,6 +214,7 @@ class ByHalves(Exchange):
         assert isinstance(self.rule, EASGD)
         began = time.perf_counter()
         collects, delivers = self._step % self._collect_period == 0, self._step % self._delivery_period == 0
+        self.after_step()
         x = self._on_host(point())
         distance, failure, pull = None, None, None
         try:

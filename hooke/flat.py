@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -96,8 +98,8 @@ class FlatParameters:
         entries: Where each tensor lies in it.
 
     Raises:
-        ValueError: A parameter that one vector can't hold: sharded, complex, uninitialized, on another device; or no
-            trainable parameter at all; or a buffer with values that are not finite.
+        ValueError: A parameter that one vector can't hold: sharded, complex, uninitialized, on another device, part of
+            another's memory; or no trainable parameter at all; or a buffer with values that are not finite.
 
     Example:
         >>> model = nn.Linear(2, 1)
@@ -111,13 +113,14 @@ class FlatParameters:
         self._model = model
         parameters = _trainable(model)
         _check(parameters)
+        self._homes = _homes(model)
         self._buffers = _averaged_buffers(model) if buffers else {}
         self.entries = _lay_out(parameters, self._buffer_tensors())
         self._tied = [tied for _, tied in parameters]
         device = self._tied[0][0].device
         self.vector: Tensor = torch.zeros(end_of(self.entries), dtype=torch.float32, device=device)
         self.parameters_end = end_of([entry for entry in self.entries if entry.kind == "parameter"])
-        self._adopted = [_fits(tied[0], entry) for tied, entry in zip(self._tied, self.entries, strict=False)]
+        self._adopted = [_is_adoptable(parameter) for parameter, *_ in self._tied]
         self._views = [self._view(index) for index in range(len(self.entries))]
         self._released = False
         with torch.no_grad():
@@ -142,24 +145,26 @@ class FlatParameters:
         return not all(self._adopted)
 
     def parameters(self) -> Iterator[tuple[int, nn.Parameter]]:
-        """Each parameter with the index of its entry; a tied one once."""
+        """Each Parameter object with the index of its entry; those that share memory share the entry."""
         for index, tied in enumerate(self._tied):
-            yield index, tied[0]
+            for parameter in tied:
+                yield index, parameter
 
     @torch.no_grad()
     def gather_(self) -> Float[Tensor, " n"]:
         """Bring mirrored parameters and buffers into the vector; take back parameters that were moved elsewhere.
 
         Raises:
-            ValueError: A parameter has left the device on which the vector lies.
+            ValueError: A parameter has left the device on which the vector lies, or another object is in its place.
         """
+        self._check_homes()
         for index, view in enumerate(self._views):
             tensor = self._tensor(index)
             if self._is_adopted(index):
                 if tensor.data_ptr() != view.data_ptr() and tensor.numel():
                     self._take_back(index)
             elif self._is_rounded(index):
-                view.add_(tensor.float() - view.to(tensor.dtype).float())
+                _follow_(view, tensor)
             else:
                 view.copy_(tensor)
         return self.vector
@@ -177,12 +182,23 @@ class FlatParameters:
         self.vector.copy_(values)
         self.scatter_()
 
+    @contextmanager
+    def holding(self, values: Float[Tensor, " n"]) -> Iterator[None]:
+        """Give the model `values` inside the block, and its own back afterwards, to the bit."""
+        own = self.gather_().clone()
+        mirrored = {i: self._tensor(i).clone() for i in range(len(self.entries)) if not self._is_adopted(i)}
+        self.set_(values)
+        try:
+            yield
+        finally:
+            self.gather_().copy_(own)  # gather_ first: the block may have moved a parameter elsewhere
+            with torch.no_grad():
+                for index, tensor in mirrored.items():
+                    self._tensor(index).copy_(tensor)
+
     @torch.no_grad()
     def subtract_(self, correction: Float[Tensor, " n"]) -> None:
         """Subtract `correction` from the model's parameters (and buffers)."""
-        if self.is_view:
-            self.vector.sub_(correction)
-            return
         self.gather_().sub_(correction)
         for index, entry in enumerate(self.entries):
             if self._is_wide(index):  # a float64 parameter would lose digits on the way through float32
@@ -234,6 +250,14 @@ class FlatParameters:
         for parameter in self._tied[index]:
             parameter.data = self._views[index]
 
+    def _check_homes(self) -> None:
+        for module, key, parameter in self._homes:
+            if module._parameters.get(key, parameter) is not parameter:
+                raise ValueError(
+                    f"FlatParameters: {type(module).__name__}.{key} must stay the Parameter that optimizer holds. Got "
+                    "another in its place. Load with assign=False, or do it before the Worker starts."
+                )
+
     def _take_back(self, index: int) -> None:
         parameter = self._tied[index][0]
         if parameter.device != self.vector.device or parameter.dtype != torch.float32:
@@ -248,17 +272,27 @@ class FlatParameters:
 def _trainable(model: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
     """Trainable parameters by their first name, each with all Parameter objects that share its memory."""
     found: dict[object, tuple[str, list[nn.Parameter]]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        shared = (parameter.data_ptr(), parameter.shape, parameter.stride()) if _has_memory(parameter) else name
-        found.setdefault(shared, (_clean(name), []))[1].append(parameter)
+    named = list(model.named_parameters())
+    for name, parameter in named:
+        if parameter.requires_grad:
+            found.setdefault(_memory(name, parameter), (_clean(name), []))[1].append(parameter)
+    for name, parameter in named:
+        if not parameter.requires_grad and (trained := found.get(_memory(name, parameter))):
+            trained[1].append(parameter)
     return list(found.values())
 
 
-def _has_memory(parameter: Tensor) -> bool:
-    ordinary = not hasattr(parameter, "placements") and not isinstance(parameter, nn.parameter.UninitializedParameter)
-    return ordinary and parameter.numel() > 0
+def _homes(model: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:
+    """Where each trainable parameter hangs."""
+    slots = [(module, key, parameter) for module in model.modules() for key, parameter in module._parameters.items()]
+    return [(module, key, p) for module, key, p in slots if p is not None and p.requires_grad]
+
+
+def _memory(name: str, parameter: nn.Parameter) -> object:
+    """What two parameters have in common if they are one in memory; the name where there is no memory to share."""
+    if _problem(parameter) is not None or not parameter.numel():
+        return name
+    return parameter.data_ptr(), parameter.dtype, parameter.shape, parameter.stride()
 
 
 def _clean(name: str) -> str:
@@ -294,6 +328,26 @@ def _check(parameters: list[tuple[str, list[nn.Parameter]]]) -> None:
         problem = _problem(parameter)
         if problem:
             raise ValueError(f"FlatParameters: {name} must be a dense floating-point tensor. Got {problem}")
+    _check_apart(parameters)
+
+
+def _check_apart(parameters: list[tuple[str, list[nn.Parameter]]]) -> None:
+    """Refuse parameters that share memory under different shapes: as parts of one vector they would come apart."""
+    ranges = sorted((p.data_ptr(), p.data_ptr() + _span(p), name, _is_dense(p)) for name, (p, *_) in parameters)
+    for (_, end, name, dense), (start, _, other, other_dense) in pairwise(one for one in ranges if one[0] < one[1]):
+        if start < end and (dense or other_dense):
+            raise ValueError(
+                f"FlatParameters: {name} and {other} must not overlap in memory. Got parameters tied in different "
+                "shapes. Tie them by using one Parameter, e.g. transposed in forward."
+            )
+
+
+def _span(tensor: Tensor) -> int:
+    """Bytes from the first to behind the last element."""
+    if not tensor.numel():
+        return 0
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    return tensor.element_size() * (1 + sum((size - 1) * stride for size, stride in steps))
 
 
 def _problem(parameter: nn.Parameter) -> str | None:
@@ -305,6 +359,8 @@ def _problem(parameter: nn.Parameter) -> str | None:
         return f"{parameter.dtype}. Store it as real numbers, or set requires_grad=False."
     if parameter.layout != torch.strided:
         return f"{parameter.layout}. Turn it into a dense one with .to_dense()."
+    if parameter.is_meta:
+        return "one without values (meta device). Call model.to_empty(device=...) and load its weights first."
     return None
 
 
@@ -314,10 +370,29 @@ def _memory_order(tensor: Tensor) -> tuple[int, ...]:
     return tuple(sorted(wide, key=lambda dimension: -tensor.stride(dimension)))
 
 
-def _fits(parameter: Tensor, entry: Entry) -> bool:
-    """Whether the parameter's memory can be a part of the vector: float32, without gaps or overlaps."""
-    dense = all(parameter.stride(dimension) == entry.stride[dimension] for dimension in entry.order)
-    return parameter.dtype == torch.float32 and (dense or parameter.numel() == 0)
+def _is_adoptable(parameter: Tensor) -> bool:
+    """Whether the parameter's memory can be a part of the vector."""
+    return parameter.dtype == torch.float32 and (_is_dense(parameter) or parameter.numel() == 0)
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether its elements fill its memory without gaps or overlaps, in any order of dimensions."""
+    step = 1
+    for dimension in reversed(_memory_order(tensor)):
+        if tensor.stride(dimension) != step:
+            return False
+        step *= tensor.shape[dimension]
+    return True
+
+
+def _follow_(master: Tensor, rounded: Tensor) -> None:
+    """Bring the master copy to where `rounded` has gone, keeping what rounding dropped as long as it rounds away again.
+
+    A master that could round to something else, or is not finite any more, is given up for the parameter itself.
+    """
+    dropped = master - master.to(rounded.dtype)
+    kept = rounded + dropped
+    torch.where(kept.to(rounded.dtype) == rounded, kept, rounded.float(), out=master)
 
 
 def _lay_out(parameters: list[tuple[str, list[nn.Parameter]]], buffers: list[tuple[str, Tensor]]) -> tuple[Entry, ...]:

@@ -138,10 +138,11 @@ def parse(line: str) -> Row | None:
     """The row in `line`, its value a float again; `None` where the line is cut or is no row."""
     try:
         row = json.loads(line)
-        row["value"] = float(row["value"])
-        return row if {"t", "worker", "step", "name"} <= row.keys() else None
-    except (ValueError, KeyError, TypeError):
+        row |= {"t": float(row["t"]), "step": int(row["step"]), "value": float(row["value"])}
+        whole = math.isfinite(row["t"]) and isinstance(row["worker"], int | str) and isinstance(row["name"], str)
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
+    return row if whole else None
 
 
 def read(path: str | Path) -> Iterator[Row]:

@@ -34,10 +34,15 @@ _SLOT = np.dtype(
         ("exchanges", "<i8"),
         ("refused", "<i8"),
         ("missed", "<i8"),
-        ("spare", "<i8"),
+        ("exchanges_before", "<i8"),
+        ("refused_before", "<i8"),
+        ("missed_before", "<i8"),
     ],
     align=True,
 )
+COUNTS = ("exchanges", "refused", "missed")
+"""Counts only grow, over all workers that have lived in a slot; `_before` says where the present one began."""
+
 _PAGE = 4096
 
 
@@ -54,19 +59,13 @@ class SharedFile:
     """
 
     def __init__(self, path: Path) -> None:
+        numel, spec_bytes, vector_at = _read_header(path)
         with path.open("r+b") as file:
             memory = mmap.mmap(file.fileno(), 0)
-        header = np.frombuffer(memory, _HEADER, 1)[0] if len(memory) >= _HEADER.itemsize else None
-        if header is None or header["magic"] != _MAGIC:
-            raise ValueError(
-                f"LocalCenter: {path} must be a center's file. Got something else. Use another path, or remove it."
-            )
         spec_at = _HEADER.itemsize + MAX_WORKERS * _SLOT.itemsize
         self.slots = np.frombuffer(memory, _SLOT, MAX_WORKERS, _HEADER.itemsize)
-        self.spec = bytes(memory[spec_at : spec_at + int(header["spec_bytes"])]).decode()
-        numel = int(header["numel"])
-        values = np.frombuffer(memory, "<f4", numel, int(header["vector_at"]))
-        self.vector: Tensor = torch.from_numpy(values) if numel else torch.zeros(0)
+        self.spec = bytes(memory[spec_at : spec_at + spec_bytes]).decode()
+        self.vector: Tensor = torch.from_numpy(np.frombuffer(memory, "<f4", numel, vector_at))
 
     @staticmethod
     def create(path: Path, initial: Tensor, spec: str) -> None:
@@ -79,13 +78,25 @@ class SharedFile:
         slots = np.zeros(MAX_WORKERS, _SLOT)
         beside = path.with_name(f".{path.name}.{os.getpid()}")
         with os.fdopen(os.open(beside, os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(header.tobytes() + slots.tobytes() + text)
-            file.seek(vector_at)
+            file.write((header.tobytes() + slots.tobytes() + text).ljust(vector_at, b"\0"))
             file.write(initial.numpy().tobytes())
         beside.rename(path)
 
 
+def _read_header(path: Path) -> tuple[int, int, int]:
+    """Elements, bytes of the spec and where the vector begins, of a whole center's file."""
+    header = np.fromfile(path, _HEADER, 1)
+    if len(header) and header["magic"][0] == _MAGIC:
+        numel, spec_bytes, vector_at = (int(header[name][0]) for name in ("numel", "spec_bytes", "vector_at"))
+        if path.stat().st_size == vector_at + 4 * numel:
+            return numel, spec_bytes, vector_at
+    raise ValueError(
+        f"LocalCenter: {path} must be a center's file. Got something else. Use another path, or remove it."
+    )
+
+
 _SLOTS_AT, _EVERYTHING_AT, _BLOCKS_AT = 0, MAX_WORKERS, MAX_WORKERS + 1
+_ASKING_SECONDS = 1e-3  # whoever asks whether a slot is held has its lock for a moment
 
 
 class Locks:
@@ -101,6 +112,7 @@ class Locks:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = _LockFile.open(path)
+        self._is_closed = False
 
     @contextmanager
     def everything(self) -> Iterator[None]:
@@ -130,7 +142,7 @@ class Locks:
 
     def claim_slot(self, index: int) -> bool:
         """Take slot `index`, unless somebody lives in it."""
-        if index in self._file.slots or not self._file.lock(_SLOTS_AT + index, 0.0):
+        if index in self._file.slots or not self._file.lock(_SLOTS_AT + index, _ASKING_SECONDS):
             return False
         self._file.slots.add(index)
         return True
@@ -142,16 +154,19 @@ class Locks:
 
     def slot_is_held(self, index: int) -> bool:
         """Whether the process that claimed slot `index` still runs."""
-        if index in self._file.slots:
-            return True
-        if not self._file.lock(_SLOTS_AT + index, 0.0):
-            return True
-        fcntl.lockf(self._file.descriptor, fcntl.LOCK_UN, 1, _SLOTS_AT + index)
-        return False
+        with self._file.threads:  # to ask is to lock: another thread may be claiming this slot just now
+            if index in self._file.slots:
+                return True
+            if not self._file.try_lock(_SLOTS_AT + index, fcntl.LOCK_SH):  # shared, so that two may ask at once
+                return True
+            fcntl.lockf(self._file.descriptor, fcntl.LOCK_UN, 1, _SLOTS_AT + index)
+            return False
 
     def close(self) -> None:
-        """Give the lock file back; the last handle of the process closes it."""
-        self._file.close()
+        """Give the lock file back, once; the last handle of the process closes it."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._file.close()
 
 
 class _LockFile:
@@ -184,20 +199,20 @@ class _LockFile:
                 os.close(self.descriptor)
 
     def lock(self, byte: int, seconds: float) -> bool:
-        if self._try(byte):
+        if self.try_lock(byte):
             return True
         deadline = time.monotonic() + seconds
         pause = 2e-5
         while time.monotonic() < deadline:
             time.sleep(pause)
-            if self._try(byte):
+            if self.try_lock(byte):
                 return True
             pause = min(2 * pause, 1e-3)
         return False
 
-    def _try(self, byte: int) -> bool:
+    def try_lock(self, byte: int, how: int = fcntl.LOCK_EX) -> bool:
         try:
-            fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+            fcntl.lockf(self.descriptor, how | fcntl.LOCK_NB, 1, byte)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise

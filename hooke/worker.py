@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
@@ -131,13 +131,12 @@ class Worker:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        self._exchange.finish()
-        self._exchange.close()
-        self.center.leave()
-        self._flat.release()
-        if self._record is not None:
-            self._record.close()
-            self._record = None
+        with ExitStack() as stack:  # whatever fails, the rest is done
+            stack.callback(self._close_record)
+            stack.callback(self._flat.release)
+            stack.callback(self.center.leave)
+            stack.callback(self._exchange.close)
+            self._exchange.finish()
 
     def __enter__(self) -> Worker:
         return self.start()
@@ -205,7 +204,7 @@ class Worker:
         point = self._exchange.staging.scratch.copy_(vector)
         ahead = {
             id(parameter): lr * momentum
-            for group, (lr, momentum) in zip(self.optimizer.param_groups, self._used, strict=True)
+            for group, (lr, momentum) in zip(self.optimizer.param_groups, self._used, strict=False)  # one may be new
             for parameter in group["params"]
         }
         for index, parameter in self._flat.parameters():
@@ -230,14 +229,12 @@ class Worker:
             ```
         """
         self._active("center_weights")
-        own = self._flat.gather_().clone()
-        self._flat.set_(self.center.pull().to(own.device))
-        self._evaluating = True
-        try:
-            yield self.model
-        finally:
-            self._evaluating = False
-            self._flat.set_(own)
+        with self._flat.holding(self.center.pull().to(self._flat.vector.device)):
+            self._evaluating = True
+            try:
+                yield self.model
+            finally:
+                self._evaluating = False
 
     # State ------------------------------------------------------------------------------------------------------
 
@@ -275,7 +272,8 @@ class Worker:
         self._used = [(lr, momentum) for lr, momentum in state["used"]]
         self._exchange.load_state({"memory": state["memory"], "told": state["told"]})
         if state["master"] is not None:
-            self._flat.set_(state["master"].to(self._flat.vector.device))
+            self._flat.vector.copy_(state["master"])
+            self._flat.gather_()
         self.center.beat(self.steps)
 
     @property
@@ -341,6 +339,11 @@ class Worker:
             self._record = Record(self.run.files.rows(self.run.worker), self.run.worker, started=self.run.started)
             if self.run.restarts:
                 self._note("restarted", self.run.restarts)
+
+    def _close_record(self) -> None:
+        if self._record is not None:
+            self._record.close()
+            self._record = None
 
     def _note(self, name: str, value: float, note: str | None = None, about: str | None = None) -> None:
         if self._record is not None:
