@@ -152,8 +152,8 @@ class Center(Protocol):
         """Say that the worker lives and has taken `step` steps."""
         ...
 
-    def leave(self) -> None:
-        """Be a worker no longer."""
+    def leave(self, *, finished: bool = False) -> None:
+        """Be a worker no longer; `finished`: because its part of the run is done."""
         ...
 
 
@@ -316,7 +316,7 @@ class LocalCenter:
         except Refused:
             slot["refused"] += 1
             raise
-        num_workers = max(1, self.num_workers)
+        num_workers = max(1, self.num_workers + int(file.slots["finished"].sum()))
         border = self.spec.parameters_end
         scratch = self._scratch
         parameters = (rule.bind(num_workers), state)
@@ -368,10 +368,16 @@ class LocalCenter:
         slot["heartbeat"] = time.monotonic()
         slot["step"] = step
 
-    def leave(self) -> None:
-        """Be a worker no longer; the object can join again."""
+    def leave(self, *, finished: bool = False) -> None:
+        """Be a worker no longer; the object can join again.
+
+        Args:
+            finished: Whether the worker's part of the run is done. Then rates go on counting it: otherwise the center
+                would end as a copy of the worker that happens to finish last.
+        """
         if self._slot is not None:
-            self._joined().slots[self._slot]["joined"] = False
+            slot = self._joined().slots[self._slot]
+            slot["joined"], slot["finished"] = False, finished
             self._locks.release_slot(self._slot)
             self._slot = None
 
@@ -451,7 +457,8 @@ class LocalCenter:
         for index in range(MAX_WORKERS):
             if self._locks.claim_slot(index):
                 slot = file.slots[index]
-                slot["pid"], slot["heartbeat"], slot["step"], slot["joined"] = os.getpid(), time.monotonic(), 0, True
+                slot["pid"], slot["heartbeat"], slot["step"] = os.getpid(), time.monotonic(), 0
+                slot["joined"], slot["finished"] = True, False
                 for name in COUNTS:
                     slot[f"{name}_before"] = slot[name]
                 return index

@@ -117,7 +117,7 @@ class ReplicatedCenter:
     def beat(self, step: int) -> None:
         """Nothing to say: torch.distributed itself notices a dead rank."""
 
-    def leave(self) -> None:
+    def leave(self, *, finished: bool = False) -> None:
         """Forget the center; the process group stays the caller's."""
         self._vector = None
 

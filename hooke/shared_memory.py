@@ -28,6 +28,7 @@ _HEADER = np.dtype([("magic", "S16"), ("numel", "<i8"), ("spec_bytes", "<i8"), (
 _SLOT = np.dtype(
     [
         ("joined", "?"),
+        ("finished", "?"),
         ("pid", "<i8"),
         ("heartbeat", "<f8"),
         ("step", "<i8"),

@@ -124,8 +124,13 @@ class Worker:
         self.center.beat(self.steps)
         return self
 
-    def stop(self) -> None:
-        """Finish an exchange under way, leave the center, give the model its own memory back; `with` calls this."""
+    def stop(self, *, finished: bool = True) -> None:
+        """Finish an exchange under way, leave the center, give the model its own memory back; `with` calls this.
+
+        Args:
+            finished: Whether the worker's part of the run is done, so that the moving rate of those who still train
+                goes on counting it; `with` says so unless the block raised.
+        """
         if not self._hooks:
             return
         for hook in self._hooks:
@@ -134,15 +139,15 @@ class Worker:
         with ExitStack() as stack:  # whatever fails, the rest is done
             stack.callback(self._close_record)
             stack.callback(self._flat.release)
-            stack.callback(self.center.leave)
+            stack.callback(self.center.leave, finished=finished)
             stack.callback(self._exchange.close)
             self._exchange.finish()
 
     def __enter__(self) -> Worker:
         return self.start()
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.stop(finished=kind is None)
 
     def _new_exchange(self, told: Tensor) -> Exchange:
         options: dict[str, Any] = {"done": self._note_outcome, "wants_distance": self._wants_distance}

@@ -1,7 +1,8 @@
-"""The one table: every rule with its literal reference, and the problems they are run on."""
+"""The one table: every rule with its literal reference, the problems they are run on, and how tests start processes."""
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,10 @@ from torch import nn
 from hooke.rule import EAMSGD, EASGD, Downpour, LocalSGD, Rule
 
 ETA, ALPHA, DELTA = 0.05, 0.2, 0.9
+
+FORK = multiprocessing.get_context("forkserver")
+"""Starts real processes from one that has torch loaded already: in a tenth of a second instead of two."""
+FORK.set_forkserver_preload(["hooke.worker", "hooke.replicated", "torch._dynamo", "pytest", "hypothesis"])
 
 
 @dataclass(frozen=True)
