@@ -57,7 +57,7 @@ def measure(functions: dict[str, Callable[[], object]], repeats: int) -> dict[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--numel", type=int, default=10_000_000)
     parser.add_argument("--repeats", type=int, default=25)
     arguments = parser.parse_args()

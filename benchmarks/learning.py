@@ -109,8 +109,8 @@ def train(trial: dict, index: int, core: int, root: Path, center_path: str, gate
 def copy(model: nn.Module, worker: hooke.Worker | None) -> tuple[torch.Tensor, ...]:
     if worker is None:
         return tuple(p.detach().clone() for p in model.parameters())
-    center, spec = worker.center.pull(), worker.center.spec
-    return tuple(entry.view(center) for entry in spec.entries)
+    with worker.center_weights():
+        return tuple(p.detach().clone() for p in model.parameters())
 
 
 @torch.no_grad()
@@ -212,7 +212,7 @@ def summary(rows: list[dict]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--root", type=Path, help="folder with the four Fashion-MNIST idx.gz files")
     parser.add_argument("--out", type=Path, default=machine.RESULTS / "learning.jsonl")
     parser.add_argument("--seconds", type=float, default=60.0, help="processor time of each worker")
@@ -230,9 +230,14 @@ def main() -> None:
         return [{"seed": seed, "method": method, "lr": lr, **settings} for seed, method, lr in every]
 
     if not arguments.summary:
-        run(trials(range(1), dict.fromkeys(arguments.methods, arguments.rates)), arguments)
+        run(trials(range(1), {method: list(arguments.rates) for method in arguments.methods}), arguments)
         searched = [row for row in machine.read(arguments.out) if row["seed"] == 0]
-        run(trials(range(1, arguments.seeds), {m: best_rates(searched, m)[:2] for m in arguments.methods}), arguments)
+        run(
+            trials(
+                range(1, arguments.seeds), {method: best_rates(searched, method)[:2] for method in arguments.methods}
+            ),
+            arguments,
+        )
     summary(machine.read(arguments.out))
 
 

@@ -10,6 +10,7 @@ torch's DistributedDataParallel and PeriodicModelAverager. The figure is example
 from __future__ import annotations
 
 import argparse
+import multiprocessing as mp
 import os
 import socket
 import statistics
@@ -20,7 +21,6 @@ from contextlib import ExitStack, contextmanager
 import machine
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
 from torch.nn.parallel import DistributedDataParallel
@@ -172,7 +172,7 @@ def report(figures: dict[str, list[float]], arguments: argparse.Namespace) -> No
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--period", type=int, default=10)
@@ -182,7 +182,12 @@ def main() -> None:
         port = free.getsockname()[1]
     center = hooke.LocalCenter()
     os.environ["HOOKE_BENCHMARK_CENTER"] = str(center.path)
-    mp.spawn(process, (port, arguments), nprocs=2)
+    context = mp.get_context("spawn")
+    processes = [context.Process(target=process, args=(rank, port, arguments)) for rank in range(2)]
+    for each in processes:
+        each.start()
+    for each in processes:
+        each.join()
     center.close()
 
 

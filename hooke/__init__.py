@@ -1,30 +1,59 @@
-"""hooke: train on many workers over slow or unreliable links, tied to a shared center by a spring."""
+"""hooke: train on many workers over slow or unreliable links, tied to a shared center by a spring.
 
-from importlib.metadata import version
+Names load when they are first used, so that the command, records and reports start without torch.
+"""
 
-from hooke.center import Center, CenterSpec, LocalCenter, Refused
-from hooke.flat import FlatParameters
-from hooke.replicated import ReplicatedCenter
-from hooke.rule import EAMSGD, EASGD, Downpour, LocalSGD, Rule
-from hooke.worker import Worker
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__version__ = version("hooke")
+if TYPE_CHECKING:
+    from hooke.center import Center as Center
+    from hooke.center import CenterSpec as CenterSpec
+    from hooke.center import LocalCenter as LocalCenter
+    from hooke.center import Refused as Refused
+    from hooke.flat import FlatParameters as FlatParameters
+    from hooke.replicated import ReplicatedCenter as ReplicatedCenter
+    from hooke.report import write_report as write_report
+    from hooke.rule import EAMSGD as EAMSGD
+    from hooke.rule import EASGD as EASGD
+    from hooke.rule import Downpour as Downpour
+    from hooke.rule import LocalSGD as LocalSGD
+    from hooke.rule import Rule as Rule
+    from hooke.run import Run as Run
+    from hooke.worker import Worker as Worker
 
-__all__ = [
+_HOME = {
     # the worker around your own loop
-    "Worker",
+    "Worker": "worker",
     # what is exchanged
-    "Rule",
-    "EASGD",
-    "EAMSGD",
-    "Downpour",
-    "LocalSGD",
+    "Rule": "rule",
+    "EASGD": "rule",
+    "EAMSGD": "rule",
+    "Downpour": "rule",
+    "LocalSGD": "rule",
     # where the center lives
-    "Center",
-    "CenterSpec",
-    "LocalCenter",
-    "ReplicatedCenter",
-    "Refused",
+    "Center": "center",
+    "CenterSpec": "center",
+    "LocalCenter": "center",
+    "ReplicatedCenter": "replicated",
+    "Refused": "center",
     # parameters as one vector
-    "FlatParameters",
-]
+    "FlatParameters": "flat",
+    # runs and their reports
+    "Run": "run",
+    "write_report": "report",
+}
+
+__all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"hooke.{_HOME[name]}"), name)
+    if name == "__version__":
+        return import_module("importlib.metadata").version("hooke")
+    raise AttributeError(f"module 'hooke' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__, "__version__"]

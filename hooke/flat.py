@@ -157,13 +157,12 @@ class FlatParameters:
         Raises:
             ValueError: A parameter has left the device on which the vector lies, or another object is in its place.
         """
-        self._check_homes()
+        self._take_back_moved()
         for index, view in enumerate(self._views):
-            tensor = self._tensor(index)
             if self._is_adopted(index):
-                if tensor.data_ptr() != view.data_ptr() and tensor.numel():
-                    self._take_back(index)
-            elif self._is_rounded(index):
+                continue
+            tensor = self._tensor(index)
+            if self._is_rounded(index):
                 _follow_(view, tensor)
             else:
                 view.copy_(tensor)
@@ -185,13 +184,15 @@ class FlatParameters:
     @contextmanager
     def holding(self, values: Float[Tensor, " n"]) -> Iterator[None]:
         """Give the model `values` inside the block, and its own back afterwards, to the bit."""
-        own = self.gather_().clone()
+        self._take_back_moved()
+        own = self.vector.clone()
         mirrored = {i: self._tensor(i).clone() for i in range(len(self.entries)) if not self._is_adopted(i)}
         self.set_(values)
         try:
             yield
         finally:
-            self.gather_().copy_(own)  # gather_ first: the block may have moved a parameter elsewhere
+            self._take_back_moved()
+            self.vector.copy_(own)
             with torch.no_grad():
                 for index, tensor in mirrored.items():
                     self._tensor(index).copy_(tensor)
@@ -250,13 +251,18 @@ class FlatParameters:
         for parameter in self._tied[index]:
             parameter.data = self._views[index]
 
-    def _check_homes(self) -> None:
+    @torch.no_grad()
+    def _take_back_moved(self) -> None:
+        """Make parameters that were moved elsewhere views of the vector again."""
         for module, key, parameter in self._homes:
             if module._parameters.get(key, parameter) is not parameter:
                 raise ValueError(
                     f"FlatParameters: {type(module).__name__}.{key} must stay the Parameter that optimizer holds. Got "
                     "another in its place. Load with assign=False, or do it before the Worker starts."
                 )
+        for index, view in enumerate(self._views):
+            if self._is_adopted(index) and self._tensor(index).data_ptr() != view.data_ptr() and view.numel():
+                self._take_back(index)
 
     def _take_back(self, index: int) -> None:
         parameter = self._tied[index][0]

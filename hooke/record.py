@@ -36,8 +36,8 @@ NAMES: dict[str, str] = {
 class Record:
     """Appends rows to one JSONL file; one writer a file.
 
-    Rows wait in memory and reach the file at most `flush_seconds` later, and at `close()`. A line is written whole or
-    (when the process is killed in between) cut; `read` skips a cut last line.
+    The first row is written at once. Later ones wait in memory for the first row that comes `flush_seconds` after the
+    last were written, or for `close()`: a process that is killed loses those. `read` skips a line that was cut.
 
     Args:
         path: The file; its folder is made.
@@ -62,7 +62,7 @@ class Record:
         self._started = time.monotonic() if started is None else started
         self._flush_seconds = flush_seconds
         self._waiting: list[str] = []
-        self._flushed = time.monotonic()
+        self._flushed = -math.inf
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _end_cut_line(self.path)
         self._file = self.path.open("a", encoding="utf-8")

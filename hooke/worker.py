@@ -256,7 +256,7 @@ class Worker:
             "steps": self.steps,
             "examples": self.examples,
             "used": [list(used) for used in self._used],
-            "master": self._flat.gather_().to("cpu", copy=True) if self._flat.has_mirrors else None,
+            "master": self._flat.vector.to("cpu", copy=True) if self._flat.has_mirrors else None,
             **self._exchange.state(),
         }
 
@@ -278,7 +278,6 @@ class Worker:
         self._exchange.load_state({"memory": state["memory"], "told": state["told"]})
         if state["master"] is not None:
             self._flat.vector.copy_(state["master"])
-            self._flat.gather_()
         self.center.beat(self.steps)
 
     @property
@@ -318,7 +317,7 @@ class Worker:
 
     # Rows -------------------------------------------------------------------------------------------------------
 
-    def record(self, *, of: Literal["worker", "center"] = "worker", examples: int = 0, **values: float) -> None:
+    def record(self, *, of: Literal["worker", "center"] = "worker", examples: float = 0, **values: float) -> None:
         """Add rows to the record of the run, from which progress and report are drawn.
 
         Without `hooke run` there is no record: the values are checked and dropped.
@@ -332,7 +331,7 @@ class Worker:
             ValueError: A name that is not one of `hooke.record.NAMES`.
         """
         _check_choice("of", of, ("worker", "center"))
-        self.examples += examples
+        self.examples += int(examples)
         for name, value in values.items():
             self._note(name, value, about="center" if of == "center" else None)
         if examples:

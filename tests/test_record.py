@@ -54,13 +54,15 @@ def test_rows_wait_in_memory_until_a_flush(tmp_path: Path) -> None:
     path = tmp_path / "0.jsonl"
     record = Record(path, worker=0, flush_seconds=3600.0)
     record.write("loss", 1.0, step=1)
-    assert lines(path) == []
-    record.flush()
-    assert len(lines(path)) == 1
+    assert len(lines(path)) == 1, "the first row is written at once"
     record.write("loss", 1.0, step=2)
+    assert len(lines(path)) == 1
+    record.flush()
+    assert len(lines(path)) == 2
+    record.write("loss", 1.0, step=3)
     record.close()
     record.close()
-    assert [row["step"] for row in read(path)] == [1, 2]
+    assert [row["step"] for row in read(path)] == [1, 2, 3]
 
 
 def test_rows_reach_the_file_without_close_once_they_are_old_enough(tmp_path: Path) -> None:
