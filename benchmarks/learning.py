@@ -6,8 +6,8 @@ Each trial trains for the same seconds of processor time a worker (one thread ea
 processor would take; the seconds by the clock stand beside them. Now and then worker 0 copies the center (the one
 process: its parameters), and the copies are evaluated after training, so that evaluation costs no training time.
 Both cores are always busy: one process of the base line runs beside another of another trial. Every method searches its
-learning rate on the same grid with seed 0; the other seeds run its two best rates (accuracy at the end). Finished
-trials are never run again. `--summary` prints what the record says: the share of the seconds in which each method
+learning rate with seed 0, on one grid for those with momentum and one for those without; the other seeds run its two
+best rates (accuracy at the end). Finished trials are never run again. `--summary` prints what the record says: the share of the seconds in which each method
 reaches the accuracy that the one process has at the end of its run.
 """
 
@@ -32,7 +32,7 @@ from torch import nn
 
 import hooke
 
-RATES = (0.1, 0.05, 0.02, 0.01, 0.005)
+RATES = {True: (0.1, 0.05, 0.02, 0.01, 0.005), False: (0.2, 0.1, 0.05, 0.02)}  # with momentum, without
 BATCH, MOMENTUM, WORKERS = 32, 0.9, 2
 METHODS = {  # rule, communication period, whether the inner optimizer has Nesterov momentum
     "msgd": (None, 0, True),
@@ -220,7 +220,6 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--rates", type=float, nargs="+", default=list(RATES))
     parser.add_argument("--summary", action="store_true", help="run nothing")
     arguments = parser.parse_args()
     settings = {"seconds": arguments.seconds, "points": arguments.points, "batch": BATCH, "workers": WORKERS}
@@ -230,7 +229,7 @@ def main() -> None:
         return [{"seed": seed, "method": method, "lr": lr, **settings} for seed, method, lr in every]
 
     if not arguments.summary:
-        run(trials(range(1), {method: list(arguments.rates) for method in arguments.methods}), arguments)
+        run(trials(range(1), {method: list(RATES[METHODS[method][2]]) for method in arguments.methods}), arguments)
         searched = [row for row in machine.read(arguments.out) if row["seed"] == 0]
         run(
             trials(
