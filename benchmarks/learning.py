@@ -7,8 +7,8 @@ processor would take; the seconds by the clock stand beside them. Now and then w
 process: its parameters), and the copies are evaluated after training, so that evaluation costs no training time.
 Both cores are always busy: one process of the base line runs beside another of another trial. Every method searches its
 learning rate with seed 0, on one grid for those with momentum and one for those without; the other seeds run its two
-best rates (accuracy at the end). Finished trials are never run again. `--summary` prints what the record says: the share of the seconds in which each method
-reaches the accuracy that the one process has at the end of its run.
+best rates (accuracy at the end). Finished trials are never run again. `--summary` prints what the record says: the
+share of the seconds in which each method reaches the accuracy that the one process has at the end of its run.
 """
 
 from __future__ import annotations

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hooke.center import Center as Center
-    from hooke.center import CenterSpec as CenterSpec
     from hooke.center import LocalCenter as LocalCenter
-    from hooke.center import Refused as Refused
     from hooke.flat import FlatParameters as FlatParameters
     from hooke.replicated import ReplicatedCenter as ReplicatedCenter
     from hooke.report import write_report as write_report
@@ -20,6 +18,8 @@ if TYPE_CHECKING:
     from hooke.rule import LocalSGD as LocalSGD
     from hooke.rule import Rule as Rule
     from hooke.run import Run as Run
+    from hooke.spec import CenterSpec as CenterSpec
+    from hooke.spec import Refused as Refused
     from hooke.worker import Worker as Worker
 
 _HOME = {
@@ -33,10 +33,10 @@ _HOME = {
     "LocalSGD": "rule",
     # where the center lives
     "Center": "center",
-    "CenterSpec": "center",
+    "CenterSpec": "spec",
     "LocalCenter": "center",
     "ReplicatedCenter": "replicated",
-    "Refused": "center",
+    "Refused": "spec",
     # parameters as one vector
     "FlatParameters": "flat",
     # runs and their reports

@@ -6,12 +6,9 @@ is in the processor's cache; readers never wait. All locks are record locks that
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,9 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooke.checkpoint import load_tensors, save_tensors
-from hooke.flat import Entry, end_of
 from hooke.rule import Rule, State
 from hooke.shared_memory import COUNTS, MAX_WORKERS, Locks, SharedFile
+from hooke.spec import CenterSpec, Refused, check_finite
 
 BLOCK = 131_072
 """Elements a block: with it x, the center and their difference fit a core's cache (3 * 512 KiB); see `benchmarks/`."""
@@ -35,77 +32,6 @@ LOCK_SECONDS = 0.25
 """How long an exchange waits for one block. A longer wait means a stopped process: the block is left out, once."""
 
 
-class Refused(ValueError):
-    """The center did not take what a worker sent; nothing changed. The message says why."""
-
-
-@dataclass(frozen=True)
-class CenterSpec:
-    """What a center holds, as plain data (JSON): every worker must bring the same.
-
-    Args:
-        entries: The tensors in the vector. Empty where a caller has no names: then only `numel` counts.
-        numel: Length of the vector.
-        parameters_end: Where the parameters end; what follows are averaged buffers. Default: `numel`.
-    """
-
-    entries: tuple[Entry, ...]
-    numel: int
-    parameters_end: int = -1
-
-    def __post_init__(self) -> None:
-        if self.parameters_end < 0:
-            object.__setattr__(self, "parameters_end", self.numel)
-
-    @staticmethod
-    def of(entries: Sequence[Entry]) -> CenterSpec:
-        """The spec of a vector that holds `entries`."""
-        parameters = [entry for entry in entries if entry.kind == "parameter"]
-        return CenterSpec(tuple(entries), end_of(entries), end_of(parameters))
-
-    def to_json(self) -> str:
-        """As one JSON text."""
-        entries = [entry.plain() for entry in self.entries]
-        return json.dumps({"entries": entries, "numel": self.numel, "parameters_end": self.parameters_end})
-
-    @staticmethod
-    def from_json(text: str) -> CenterSpec:
-        """Back from `to_json`."""
-        plain = json.loads(text)
-        entries = tuple(Entry.from_plain(entry) for entry in plain["entries"])
-        return CenterSpec(entries, int(plain["numel"]), int(plain["parameters_end"]))
-
-    def check_same(self, other: CenterSpec) -> None:
-        """Refuse a worker whose spec is `other`.
-
-        Raises:
-            ValueError: A sentence that names the first difference.
-        """
-        for ours, theirs in zip(self.entries, other.entries, strict=False):
-            for field in ("name", "kind", "shape", "dtype", "order"):
-                if getattr(ours, field) != getattr(theirs, field):
-                    raise ValueError(
-                        f"center: every worker must bring the same model. {theirs.name} has {_WORDS[field]} "
-                        f"{getattr(theirs, field)}, in the center it is {getattr(ours, field)} ({ours.name}). "
-                        "Build the same model, in the same dtype and memory format, on every worker."
-                    )
-        size, others = ((len(spec.entries), spec.numel, spec.parameters_end) for spec in (self, other))
-        if size != others:
-            extra = [e.name for e in self.entries[len(other.entries) :] + other.entries[len(self.entries) :]]
-            first = f"; the first that is not on both sides is {extra[0]}" if extra else ""
-            raise ValueError(
-                f"center: every worker must bring the same model. Got {_size(other)}, the center holds {_size(self)}"
-                f"{first}. Build the same model on every worker."
-            )
-
-
-def _size(spec: CenterSpec) -> str:
-    return f"{len(spec.entries)} tensors ({spec.parameters_end} elements, {spec.numel} with averaged buffers)"
-
-
-_WORDS = {"name": "name", "kind": "kind", "shape": "shape", "dtype": "dtype", "order": "memory order"}
-
-
 class Center(Protocol):
     """Holds the center variable, lets rules act on it, absorbs what they send. One object serves one worker."""
 
@@ -115,6 +41,11 @@ class Center(Protocol):
     @property
     def num_workers(self) -> int:
         """Live workers now."""
+        ...
+
+    @property
+    def counted_workers(self) -> int:
+        """Workers that rates count: the live ones, and those that have finished their part of the run."""
         ...
 
     @property
@@ -213,6 +144,7 @@ class LocalCenter:
         self._locks = Locks(self.path.with_name(self.path.name + ".lock"))
         self._file: SharedFile | None = None
         self._slot: int | None = None
+        self._left: int | None = None
         self._seen = 0
         self.bytes_sent = 0
         self.bytes_received = 0
@@ -236,6 +168,12 @@ class LocalCenter:
     def num_workers(self) -> int:
         """Workers that are alive: joined, their process running, and stepping within the last minute."""
         return sum(member.alive for member in self.members()) if self._attach() is not None else 0
+
+    @property
+    def counted_workers(self) -> int:
+        """Workers that rates count: the live ones, and those that have finished their part of the run; at least 1."""
+        file = self._attach()
+        return 1 if file is None else max(1, self.num_workers + int(file.slots["finished"].sum()))
 
     @property
     def exchanges(self) -> int:
@@ -316,7 +254,7 @@ class LocalCenter:
         except Refused:
             slot["refused"] += 1
             raise
-        num_workers = max(1, self.num_workers + int(file.slots["finished"].sum()))
+        num_workers = self.counted_workers
         border = self.spec.parameters_end
         scratch = self._scratch
         parameters = (rule.bind(num_workers), state)
@@ -379,7 +317,7 @@ class LocalCenter:
             slot = self._joined().slots[self._slot]
             slot["joined"], slot["finished"] = False, finished
             self._locks.release_slot(self._slot)
-            self._slot = None
+            self._left, self._slot = self._slot, None
 
     def close(self) -> None:
         """Leave, and give back the memory. A center without a path of the user's is removed."""
@@ -452,37 +390,17 @@ class LocalCenter:
         return self._attached()
 
     def _claim(self) -> int:
-        """Take the first place that nobody lives in."""
-        file = self._attached()
-        for index in range(MAX_WORKERS):
+        """Take a place that nobody lives in: best the one left before, or else one whose worker has not finished."""
+        slots = self._attached().slots
+        for index in sorted(range(MAX_WORKERS), key=lambda index: (index != self._left, slots["finished"][index])):
             if self._locks.claim_slot(index):
-                slot = file.slots[index]
+                slot = slots[index]
                 slot["pid"], slot["heartbeat"], slot["step"] = os.getpid(), time.monotonic(), 0
                 slot["joined"], slot["finished"] = True, False
                 for name in COUNTS:
                     slot[f"{name}_before"] = slot[name]
                 return index
         raise ValueError(f"LocalCenter: at most {MAX_WORKERS} workers share one machine's center. Got one more.")
-
-
-def check_finite(x: Tensor, numel: int) -> None:
-    """Refuse what can't be a worker's parameters.
-
-    Raises:
-        Refused: Another size, dtype or device, or values that are not finite.
-    """
-    if x.shape != (numel,) or x.dtype != torch.float32 or x.device.type != "cpu":
-        raise Refused(
-            f"center: x must be {numel} float32 values on the CPU. Got {x.dtype} of shape {tuple(x.shape)} on "
-            f"{x.device}. Send the vector that the worker joined with."
-        )
-    if not math.isfinite(x.sum().item()):  # one pass; a sum may overflow where every value is finite, so look again
-        bad = int(numel - x.isfinite().sum())
-        if bad:
-            raise Refused(
-                f"center: x must be finite. Got {bad} of {numel} values that are not. "
-                "Lower the learning rate, or start the worker again from the center."
-            )
 
 
 def _blocks(spec: CenterSpec) -> list[tuple[int, int, int]]:

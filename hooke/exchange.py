@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -11,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hooke.center import Center, Refused
+from hooke.center import Center
 from hooke.flat import FlatParameters
 from hooke.rule import EASGD, Rule, State
+from hooke.spec import Refused
 from hooke.staging import Staging
 
 
@@ -47,7 +49,7 @@ class Exchange(ABC):
         rule: What is exchanged.
         told: The center's values that the worker has started from.
         done: Is told the outcome of each exchange.
-        wants_distance: Whether the next exchange should measure the distance from the center.
+        measures_distance: Whether to measure the distance from the center now and then.
     """
 
     def __init__(
@@ -58,12 +60,13 @@ class Exchange(ABC):
         told: Tensor,
         *,
         done: Callable[[Outcome], None],
-        wants_distance: Callable[[], bool],
+        measures_distance: bool = False,
     ) -> None:
         self.flat, self.center, self.rule = flat, center, rule
         self.staging = Staging(flat.vector)
         self.memory: State = rule.init(told)
-        self._done, self._wants_distance = done, wants_distance
+        self._done = done
+        self._distance_due = 0.0 if measures_distance else math.inf
         self._correction: Tensor | None = None
 
     @abstractmethod
@@ -108,7 +111,14 @@ class Exchange(ABC):
         return point if self.staging.is_host else self.staging.to_host(point)
 
     def _distance(self, x: Tensor) -> float | None:
-        return self.center.distance(x) if self._wants_distance() else None
+        """Measured so seldom that it costs at most a hundredth of the time: it is a pass over both vectors."""
+        began = time.monotonic()
+        if began < self._distance_due:
+            return None
+        distance = self.center.distance(x)
+        now = time.monotonic()
+        self._distance_due = now + 100 * (now - began)
+        return distance
 
 
 class AtOnce(Exchange):
@@ -221,7 +231,7 @@ class ByHalves(Exchange):
             if delivers:
                 self.center.pull(self.told)
             if delivers or self._every_step:
-                pull = self.rule.bind(self.center.num_workers).delta(x, self.told, ())
+                pull = self.rule.bind(self.center.counted_workers).delta(x, self.told, ())
             if collects:
                 distance = self._distance(x)
                 self.center.exchange(x, self.rule, out=self.staging.scratch if self.staging.is_host else x)

@@ -7,8 +7,8 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from hooke.center import CenterSpec, Refused
 from hooke.rule import Rule, State
+from hooke.spec import CenterSpec, Refused, check_finite
 
 
 class ReplicatedCenter:
@@ -51,17 +51,24 @@ class ReplicatedCenter:
         """Ranks in the group."""
         return dist.get_world_size(self._group)
 
+    @property
+    def counted_workers(self) -> int:
+        """Ranks in the group: all of them exchange each time."""
+        return self.num_workers
+
     def join(self, initial: Float[Tensor, " n"], spec: CenterSpec) -> Float[Tensor, " n"]:
         """Take the first rank's values as the center, on every rank.
 
         Raises:
             ValueError: Some rank has another model; the sentence names the first difference.
+            Refused: The first rank's values are not finite.
         """
         self._check_same_everywhere(spec, initial.device)
-        self._spec = spec
-        self._vector = initial.clone()
-        dist.broadcast(self._vector, group_src=0, group=self._group)
-        return self._vector.clone()
+        center = initial.clone()
+        dist.broadcast(center, group_src=0, group=self._group)
+        check_finite(center, spec.numel, center.device.type)
+        self._vector, self._spec = center, spec
+        return center.clone()
 
     def exchange(
         self, x: Float[Tensor, " n"], rule: Rule, state: State = (), out: Float[Tensor, " n"] | None = None
@@ -69,26 +76,26 @@ class ReplicatedCenter:
         """All ranks' deltas enter the center at once; the correction to subtract from x.
 
         Raises:
-            Refused: This rank's x is not finite; the center absorbed the other ranks' deltas only.
+            Refused: This rank's x has another size or dtype, or is not finite; the center absorbed the other ranks'
+                deltas only.
         """
         out = torch.empty_like(x) if out is None else out
         center, spec = self._joined()
-        is_finite = bool(x.sum().isfinite()) or bool(x.isfinite().all())
         border = spec.parameters_end
         rule, buffer_rule = rule.bind(self.num_workers), rule.buffer_rule().bind(self.num_workers)
         parts = [(slice(0, border), rule, state), (slice(border, None), buffer_rule, ())]
-        message = torch.zeros(spec.numel + 1, device=x.device)
-        if is_finite:
+        own, refusal = torch.zeros_like(center), _refusal(x, center)
+        if refusal is None:
             for part, here, memory in parts:
-                message[:-1][part] = here.delta(x[part], center[part], tuple(s[part] for s in memory))
-        own = message[:-1].clone()
-        dist.all_reduce(message, group=self._group)
-        center.add_(message[:-1])
+                own[part] = here.delta(x[part], center[part], tuple(s[part] for s in memory))
+        deltas = own.clone()
+        dist.all_reduce(deltas, group=self._group)  # also by a rank that is refused: the others must not wait for it
+        center.add_(deltas)
         self.exchanges += self.num_workers
-        self.bytes_sent += 4 * message.numel()
-        self.bytes_received += 4 * message.numel()
-        if not is_finite:
-            raise Refused("center: x must be finite. Got other values on this rank. Lower the learning rate.")
+        self.bytes_sent += 4 * deltas.numel()
+        self.bytes_received += 4 * deltas.numel()
+        if refusal is not None:
+            raise refusal
         for part, here, memory in parts:
             memory = tuple(s[part] for s in memory)
             correction = here.settle(x[part], own[part], center[part], memory)
@@ -149,3 +156,11 @@ class ReplicatedCenter:
         if self._vector is None or self._spec is None:
             raise ValueError("ReplicatedCenter: join comes first. Got an object without a center. Use a Worker.")
         return self._vector, self._spec
+
+
+def _refusal(x: Tensor, center: Tensor) -> Refused | None:
+    try:
+        check_finite(x, center.numel(), center.device.type)
+    except Refused as refusal:
+        return refusal
+    return None

@@ -1,8 +1,8 @@
 """WHAT is exchanged: each method as pure, elementwise functions of flat vectors, one small class per method.
 
-In the papers' letters: `x` is a worker's parameters, `c` the center (x~), `alpha` the moving rate. A rule
-says what the center absorbs (`delta`) and what leaves the worker (`settle`). Being elementwise, it can be applied to any
-slice, so that a center may work block by block. Rules know nothing of where the center lives or of when to exchange.
+In the papers' letters: `x` is a worker's parameters, `c` the center (x~), `alpha` the moving rate. A rule says what the
+center absorbs (`delta`) and what leaves the worker (`settle`). Being elementwise, it can be applied to any slice, so
+that a center may work block by block. Rules know nothing of where the center lives or of when to exchange.
 """
 
 from __future__ import annotations

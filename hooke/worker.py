@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
@@ -12,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from hooke import resume
-from hooke.center import Center, CenterSpec, LocalCenter, Refused
-from hooke.exchange import AtOnce, ByHalves, Exchange, Outcome, Overlapped
+from hooke.center import Center, LocalCenter
+from hooke.exchange import AtOnce, ByHalves, Exchange, Overlapped
 from hooke.flat import FlatParameters
-from hooke.record import Record
+from hooke.journal import Journal
 from hooke.rule import EASGD, Rule
 from hooke.run import Run
+from hooke.spec import CenterSpec
 
 DEFAULT_PERIOD = 10
 """tau of EASGD and EAMSGD in the study of p in arXiv 1412.6651, section 5."""
@@ -96,7 +96,6 @@ class Worker:
         self.steps = 0
         self.examples = 0
         self._hooks: list[Any] = []
-        self._record: Record | None = None
         self._evaluating = False
 
     # The life of a worker ---------------------------------------------------------------------------------------
@@ -112,11 +111,10 @@ class Worker:
             self._flat.release()
             raise
         self._flat.set_(told.to(self._flat.vector.device))
+        self._journal = Journal(self.run, self.center)
         self._exchange = self._new_exchange(told)
         self._used = [(0.0, 0.0)] * len(self.optimizer.param_groups)
-        self._exchanges_seen = self.center.exchanges
-        self._bytes_seen = (self.center.bytes_sent, self.center.bytes_received)
-        self._open_record()
+        self._saved = time.monotonic()
         self._hooks = [
             self.optimizer.register_step_pre_hook(self._before_step),
             self.optimizer.register_step_post_hook(self._after_step),
@@ -137,7 +135,7 @@ class Worker:
             hook.remove()
         self._hooks = []
         with ExitStack() as stack:  # whatever fails, the rest is done
-            stack.callback(self._close_record)
+            stack.callback(self._journal.close)
             stack.callback(self._flat.release)
             stack.callback(self.center.leave, finished=finished)
             stack.callback(self._exchange.close)
@@ -150,7 +148,10 @@ class Worker:
         self.stop(finished=kind is None)
 
     def _new_exchange(self, told: Tensor) -> Exchange:
-        options: dict[str, Any] = {"done": self._note_outcome, "wants_distance": self._wants_distance}
+        options: dict[str, Any] = {
+            "done": lambda outcome: self._journal.exchanged(outcome, self.steps),
+            "measures_distance": self.run is not None,
+        }
         if self._halves:
             options |= {"collect_period": self._collect_period, "delivery_period": self._delivery_period}
             return ByHalves(self._flat, self.center, self.rule, told, every_step=self._every_step, **options)
@@ -332,55 +333,11 @@ class Worker:
         """
         _check_choice("of", of, ("worker", "center"))
         self.examples += int(examples)
+        self._active("record")
         for name, value in values.items():
-            self._note(name, value, about="center" if of == "center" else None)
+            self._journal.note(name, value, self.steps, about="center" if of == "center" else None)
         if examples:
-            self._note("examples", self.examples)
-
-    def _open_record(self) -> None:
-        self._saved = self._measured = time.monotonic()
-        if self.run is not None:
-            self._record = Record(self.run.files.rows(self.run.worker), self.run.worker, started=self.run.started)
-            if self.run.restarts:
-                self._note("restarted", self.run.restarts)
-
-    def _close_record(self) -> None:
-        if self._record is not None:
-            self._record.close()
-            self._record = None
-
-    def _note(self, name: str, value: float, note: str | None = None, about: str | None = None) -> None:
-        if self._record is not None:
-            self._record.write(name, value, step=self.steps, worker=about, note=note)
-        else:
-            Record.check(name)
-
-    def _wants_distance(self) -> bool:
-        """The distance costs a pass over both vectors: once a second is enough for a picture."""
-        return self._record is not None and time.monotonic() - self._measured > 1.0
-
-    def _note_outcome(self, outcome: Outcome) -> None:
-        exchanges = self.center.exchanges
-        others, self._exchanges_seen = exchanges - self._exchanges_seen - 1, exchanges
-        bytes_now = (self.center.bytes_sent, self.center.bytes_received)
-        sent, received = (now - seen for now, seen in zip(bytes_now, self._bytes_seen, strict=True))
-        self._bytes_seen = bytes_now
-        if outcome.failure is not None:
-            self._note_failure(outcome.failure)
-            return
-        if outcome.center_distance is not None:
-            self._measured = time.monotonic()
-            self._note("center_distance", outcome.center_distance)
-        values = {"exchange_seconds": outcome.exchange_seconds, "wait_seconds": outcome.wait_seconds}
-        values |= {"bytes_sent": sent, "bytes_received": received, "staleness": max(0, others)}
-        for name, value in values.items():
-            self._note(name, value)
-
-    def _note_failure(self, failure: Exception) -> None:
-        name = "refused" if isinstance(failure, Refused) else "missed"
-        self._note(name, 1, note=str(failure))
-        if isinstance(failure, Refused):
-            warnings.warn(f"Worker: an exchange was refused, training goes on. {failure}", RuntimeWarning, stacklevel=2)
+            self._journal.note("examples", self.examples, self.steps)
 
     def _active(self, verb: str) -> None:
         if not self._hooks:

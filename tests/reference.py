@@ -84,7 +84,7 @@ def downpour(x0: Array, g: Gradient, *, p: int, eta: float, tau: int, steps: int
 
 
 def local_sgd_asynchronous(x0: Array, g: Gradient, *, p: int, eta: float, tau: int, steps: int):
-    """Local SGD where each worker merges when it is ready: the center moves by its way / p, and it goes on from there."""
+    """Local SGD where each worker merges when it is ready: the center moves by its way / p, and it goes on there."""
     x, start, center = [x0.copy() for _ in range(p)], [x0.copy() for _ in range(p)], x0.copy()
     for t in range(1, steps + 1):
         for i in range(p):
@@ -132,7 +132,7 @@ def easgd_by_halves(
     every_step: bool,
     steps: int,
 ):
-    """The first description: the master collects and delivers from time to time; workers are pulled to what they know."""
+    """The first description: the master collects and delivers now and then; workers are pulled to what they know."""
     x, told, center = [x0.copy() for _ in range(p)], [x0.copy() for _ in range(p)], x0.copy()
     for t in range(steps):
         for i in range(p):

@@ -26,9 +26,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from hooke.center import BLOCK, CenterSpec, LocalCenter, Refused
+from hooke.center import BLOCK, LocalCenter
 from hooke.flat import FlatParameters
 from hooke.rule import EASGD, Downpour, LocalSGD, Rule, State
+from hooke.spec import CenterSpec, Refused
 
 SMALL = 7
 """A block for tests: every size has a border nearby."""
@@ -309,6 +310,24 @@ def test_alpha_follows_the_workers_that_are_there(center: LocalCenter) -> None:
     assert moved() == pytest.approx(0.8)
 
 
+def test_who_has_finished_still_counts_in_the_rates_of_the_others(center: LocalCenter) -> None:
+    """Otherwise the center would end as a copy of the worker that happens to finish last."""
+    center.join(torch.zeros(3), spec(3))
+    other = LocalCenter(center.path)
+    for finished, alpha in ((True, 0.4), (False, 0.8), (True, 0.4)):
+        other.join(torch.zeros(3), spec(3))
+        assert center.counted_workers == 2
+        other.leave(finished=finished)
+        assert (center.num_workers, center.counted_workers) == (1, 1 + finished)
+        center.put(torch.zeros(3))
+        assert center.exchange(torch.ones(3), EASGD(beta=0.8)).tolist() == pytest.approx([alpha] * 3)
+    with another(center):  # one more does not take its place
+        assert (center.num_workers, center.counted_workers) == (2, 3)
+        other.join(torch.zeros(3), spec(3))  # and it is not counted twice when it comes back
+        assert (center.num_workers, center.counted_workers) == (3, 3)
+        other.close()
+
+
 def test_a_worker_can_leave_and_join_again(center: LocalCenter) -> None:
     center.join(torch.zeros(3), spec(3))
     center.exchange(torch.ones(3), EASGD(moving_rate=0.5))
@@ -555,7 +574,7 @@ def poisoned(value: float) -> Tensor:
     return x
 
 
-STRANGE = "center: x must be 28 float32 values on the CPU. Got {}. Send the vector that the worker joined with."
+STRANGE = "center: x must be 28 float32 values on cpu. Got {}. Send the vector that the worker joined with."
 NOT_FINITE = (
     "center: x must be finite. Got {} of 28 values that are not. Lower the learning rate, or start the worker again "
     "from the center."

@@ -1,4 +1,4 @@
-"""The pure rules, in float64: against the literal references to 1e-12, and the forms of an exchange against each other."""
+"""The pure rules, in float64: against the literal references to 1e-12, and each form of an exchange."""
 
 from __future__ import annotations
 

@@ -1,0 +1,104 @@
+"""What every worker of a center must bring: the same vector, and finite values in it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hooke.flat import Entry, end_of
+
+
+class Refused(ValueError):
+    """The center did not take what a worker sent; nothing changed. The message says why."""
+
+
+@dataclass(frozen=True)
+class CenterSpec:
+    """What a center holds, as plain data (JSON): every worker must bring the same.
+
+    Args:
+        entries: The tensors in the vector. Empty where a caller has no names: then only `numel` counts.
+        numel: Length of the vector.
+        parameters_end: Where the parameters end; what follows are averaged buffers. Default: `numel`.
+    """
+
+    entries: tuple[Entry, ...]
+    numel: int
+    parameters_end: int = -1
+
+    def __post_init__(self) -> None:
+        if self.parameters_end < 0:
+            object.__setattr__(self, "parameters_end", self.numel)
+
+    @staticmethod
+    def of(entries: Sequence[Entry]) -> CenterSpec:
+        """The spec of a vector that holds `entries`."""
+        parameters = [entry for entry in entries if entry.kind == "parameter"]
+        return CenterSpec(tuple(entries), end_of(entries), end_of(parameters))
+
+    def to_json(self) -> str:
+        """As one JSON text."""
+        entries = [entry.plain() for entry in self.entries]
+        return json.dumps({"entries": entries, "numel": self.numel, "parameters_end": self.parameters_end})
+
+    @staticmethod
+    def from_json(text: str) -> CenterSpec:
+        """Back from `to_json`."""
+        plain = json.loads(text)
+        entries = tuple(Entry.from_plain(entry) for entry in plain["entries"])
+        return CenterSpec(entries, int(plain["numel"]), int(plain["parameters_end"]))
+
+    def check_same(self, other: CenterSpec) -> None:
+        """Refuse a worker whose spec is `other`.
+
+        Raises:
+            ValueError: A sentence that names the first difference.
+        """
+        for ours, theirs in zip(self.entries, other.entries, strict=False):
+            for field in ("name", "kind", "shape", "dtype", "order"):
+                if getattr(ours, field) != getattr(theirs, field):
+                    raise ValueError(
+                        f"center: every worker must bring the same model. {theirs.name} has {_WORDS[field]} "
+                        f"{getattr(theirs, field)}, in the center it is {getattr(ours, field)} ({ours.name}). "
+                        "Build the same model, in the same dtype and memory format, on every worker."
+                    )
+        size, others = ((len(spec.entries), spec.numel, spec.parameters_end) for spec in (self, other))
+        if size != others:
+            extra = [e.name for e in self.entries[len(other.entries) :] + other.entries[len(self.entries) :]]
+            first = f"; the first that is not on both sides is {extra[0]}" if extra else ""
+            raise ValueError(
+                f"center: every worker must bring the same model. Got {_size(other)}, the center holds {_size(self)}"
+                f"{first}. Build the same model on every worker."
+            )
+
+
+def _size(spec: CenterSpec) -> str:
+    return f"{len(spec.entries)} tensors ({spec.parameters_end} elements, {spec.numel} with averaged buffers)"
+
+
+_WORDS = {"name": "name", "kind": "kind", "shape": "shape", "dtype": "dtype", "order": "memory order"}
+
+
+def check_finite(x: Tensor, numel: int, device: str = "cpu") -> None:
+    """Refuse what can't be a worker's parameters.
+
+    Raises:
+        Refused: Another size, dtype or device, or values that are not finite.
+    """
+    if x.shape != (numel,) or x.dtype != torch.float32 or x.device.type != device:
+        raise Refused(
+            f"center: x must be {numel} float32 values on {device}. Got {x.dtype} of shape {tuple(x.shape)} on "
+            f"{x.device}. Send the vector that the worker joined with."
+        )
+    if not math.isfinite(x.sum().item()):  # one pass; a sum may overflow where every value is finite, so look again
+        bad = int(numel - x.isfinite().sum())
+        if bad:
+            raise Refused(
+                f"center: x must be finite. Got {bad} of {numel} values that are not. "
+                "Lower the learning rate, or start the worker again from the center."
+            )

@@ -1,0 +1,285 @@
+"""ReplicatedCenter: real processes over gloo, one copy of the center each, equal to the bit."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+import torch
+import torch.distributed as dist
+from cases import ALPHA, ETA, FORK, Quadratic, flat
+from torch import Tensor, nn
+
+from hooke.replicated import ReplicatedCenter
+from hooke.rule import EASGD, Downpour, LocalSGD, Rule
+from hooke.spec import CenterSpec, Refused
+from hooke.worker import Worker
+
+STEPS = 100
+
+
+def run_rank(rank: int, world: int, store: str, function: Callable, args: tuple[Any, ...]) -> Any:
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    timeout = datetime.timedelta(seconds=60)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=timeout)
+    try:
+        return function(rank, *args)
+    finally:
+        dist.destroy_process_group()
+
+
+def on_ranks(world: int, folder: Path, function: Callable, *args: Any) -> list[Any]:
+    """What `function(rank, *args)` gives in each of `world` processes of one group."""
+    with ProcessPoolExecutor(world, mp_context=FORK) as pool:
+        started = [pool.submit(run_rank, rank, world, str(folder / "store"), function, args) for rank in range(world)]
+        return [one.result(timeout=100) for one in started]
+
+
+def values(numel: int, seed: int) -> Tensor:
+    return torch.randn(numel, generator=torch.Generator().manual_seed(seed))
+
+
+def bits(tensor: Tensor) -> bytes:
+    return tensor.numpy().tobytes()
+
+
+def joined(numel: int, border: int = -1, seed: int = 0) -> ReplicatedCenter:
+    center = ReplicatedCenter()
+    center.join(values(numel, seed), CenterSpec((), numel, border))
+    return center
+
+
+# Against the references ------------------------------------------------------------------------------------------
+
+
+def train(rank: int, rule: Rule, tau: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Through the public Worker; this rank's x and its copy of the center."""
+    model = Quadratic(11, rank)
+    center = ReplicatedCenter()
+    optimizer = torch.optim.SGD(model.parameters(), lr=ETA)
+    with Worker(model, optimizer, rule, center=center, communication_period=tau):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            model().backward()
+            optimizer.step()
+        return flat(model), center.pull()[:11].double().numpy()
+
+
+def gradient(worker: int, x: np.ndarray) -> np.ndarray:
+    problem = Quadratic(11, worker, torch.float64)
+    return problem.A.numpy() @ (x - problem.b.numpy())
+
+
+@pytest.mark.parametrize(("world", "tau"), [(2, 1), (3, 4)])
+@pytest.mark.parametrize("name", ["easgd", "local sgd"])
+def test_training_equals_the_synchronous_reference(name: str, world: int, tau: int, tmp_path: Path) -> None:
+    rule: Rule = EASGD(moving_rate=ALPHA) if name == "easgd" else LocalSGD()
+    got = on_ranks(world, tmp_path, train, rule, tau, STEPS)
+    settings: dict[str, Any] = {"p": world, "eta": ETA, "tau": tau, "steps": STEPS}
+    x0 = flat(Quadratic(11, 0))
+    if name == "easgd":
+        expected, center = reference.easgd_synchronous(x0, gradient, alpha=ALPHA, **settings)
+    else:
+        expected, center = reference.local_sgd(x0, gradient, **settings)
+    for (x, its_center), its_expected in zip(got, expected, strict=True):
+        assert np.abs(x - its_expected).max() <= 1e-5 * np.abs(its_expected).max()
+        assert np.abs(its_center - center).max() <= 1e-5 * np.abs(center).max()
+        assert its_center.tobytes() == got[0][1].tobytes()
+
+
+# Equal to the bit ------------------------------------------------------------------------------------------------
+
+
+def exchange_often(rank: int, rule: Rule, numel: int, border: int, times: int) -> tuple[bytes, Tensor, Tensor]:
+    center = joined(numel, border, seed=rank)
+    x = center.pull() + values(numel, 10 + rank)
+    total = x.double()
+    state = rule.init(center.pull())
+    for step in range(times):
+        if step % 2:
+            center.exchange_(x, rule, state)
+        else:
+            x -= center.exchange(x, rule, state, out=torch.full_like(x, torch.nan))
+    dist.all_reduce(total)
+    now = x.double()
+    dist.all_reduce(now)
+    assert center.exchanges == times * dist.get_world_size()
+    assert center.bytes_sent == center.bytes_received == 4 * numel * times
+    return bits(center.pull()), total + values(numel, 0).double(), now + center.pull().double()
+
+
+@pytest.mark.parametrize("rule", [EASGD(), EASGD(moving_rate=0.3), Downpour(), LocalSGD()], ids=repr)
+@pytest.mark.parametrize("world", [2, 3])
+def test_the_center_is_equal_to_the_bit_on_every_rank(rule: Rule, world: int, tmp_path: Path) -> None:
+    ranks = on_ranks(world, tmp_path, exchange_often, rule, 1001, 990, 50)
+    assert len({center for center, _, _ in ranks}) == 1
+    if isinstance(rule, EASGD):
+        for _, before, after in ranks:
+            torch.testing.assert_close(after, before, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("numel", [0, 1])
+def test_the_smallest_centers_work_too(numel: int, tmp_path: Path) -> None:
+    ranks = on_ranks(2, tmp_path, exchange_often, EASGD(), numel, -1, 3)
+    assert len({center for center, _, _ in ranks}) == 1
+
+
+def buffers_beside(rank: int, rule: Rule) -> tuple[list[float], list[float]]:
+    center = ReplicatedCenter()
+    center.join(torch.zeros(4), CenterSpec((), 4, 2))
+    x = torch.full((4,), float(1 + rank))
+    center.exchange_(x, rule, rule.init(torch.zeros(4)))
+    return center.pull().tolist(), x.tolist()
+
+
+def test_buffers_are_averaged_where_parameters_are_added_up(tmp_path: Path) -> None:
+    """DOWNPOUR adds 1 and 2; behind the border each rank is pulled by alpha = 0.45."""
+    for rank, (center, x) in enumerate(on_ranks(2, tmp_path, buffers_beside, Downpour())):
+        assert center == pytest.approx([3, 3, 1.35, 1.35])
+        assert x == pytest.approx([3, 3, 0.55 * (1 + rank), 0.55 * (1 + rank)])
+
+
+def all_the_rest(rank: int) -> tuple[int, float, list[float]]:
+    center = joined(3, seed=rank)
+    center.beat(5)
+    out = torch.zeros(3)
+    assert center.pull(out) is out
+    center.put(torch.ones(3))
+    distance = center.distance(torch.zeros(3))
+    pulled = center.pull().tolist()
+    center.leave()
+    with pytest.raises(ValueError, match=r"^ReplicatedCenter: join comes first\. Got an object without a center\."):
+        center.pull()
+    assert torch.equal(out, values(3, 0))  # rank 0's
+    return center.num_workers, distance, pulled
+
+
+def test_every_rank_is_a_worker_and_begins_with_rank_0s_values(tmp_path: Path) -> None:
+    for num_workers, distance, pulled in on_ranks(2, tmp_path, all_the_rest):
+        assert (num_workers, pulled) == (2, [1, 1, 1])
+        assert distance == pytest.approx(3**0.5)
+
+
+# Bad input: every rank gets a sentence, none hangs ---------------------------------------------------------------
+
+
+def join_with(rank: int, sizes: list[int]) -> str:
+    model = nn.Linear(2, sizes[rank])
+    worker = Worker(model, torch.optim.SGD(model.parameters()), EASGD(), center=ReplicatedCenter())
+    try:
+        worker.start()
+    except ValueError as error:
+        return str(error)
+    return "joined"
+
+
+def test_another_model_on_one_rank_is_refused_on_every_rank(tmp_path: Path) -> None:
+    first, second, third = on_ranks(3, tmp_path, join_with, [3, 3, 4])
+    assert first == second
+    assert first == (
+        "ReplicatedCenter: every rank must bring rank 0's model. Got another on 1 rank(s). Build the same model on "
+        "every rank."
+    )
+    assert third == (
+        "center: every worker must bring the same model. weight has shape (4, 2), in the center it is (3, 2) (weight). "
+        "Build the same model, in the same dtype and memory format, on every worker."
+    )
+
+
+def exchange_spoiled(rank: int, spoiled: Tensor, rule: Rule) -> tuple[str, list[float], list[float]]:
+    center = ReplicatedCenter()
+    center.join(torch.zeros(4), CenterSpec((), 4))
+    state = rule.init(torch.zeros(4))
+    x = spoiled if rank == 1 else torch.ones(4)
+    message = ""
+    try:
+        x = x - center.exchange(x, rule, state)
+    except Refused as refused:
+        message = str(refused)
+        assert not any(memory.any() for memory in state)
+    return message, center.pull().tolist(), x.tolist()
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "sentence"),
+    [
+        (torch.tensor([1.0, torch.nan, 1.0, 1.0]), "center: x must be finite. Got 1 of 4 values that are not."),
+        (torch.full((4,), torch.inf), "center: x must be finite. Got 4 of 4 values that are not."),
+        (torch.ones(5), "center: x must be 4 float32 values on cpu. Got torch.float32 of shape (5,) on cpu."),
+        (torch.ones(4).double(), "center: x must be 4 float32 values on cpu. Got torch.float64 of shape (4,) on cpu."),
+    ],
+)
+@pytest.mark.parametrize("rule", [EASGD(moving_rate=0.5), LocalSGD()], ids=repr)
+def test_a_rank_that_cannot_be_taken_contributes_nothing_and_the_others_go_on(
+    rule: Rule, spoiled: Tensor, sentence: str, tmp_path: Path
+) -> None:
+    good, bad = on_ranks(2, tmp_path, exchange_spoiled, spoiled, rule)
+    assert good == ("", [0.5] * 4, [0.5] * 4)
+    assert bad[0].startswith(sentence)
+    assert bad[1] == [0.5] * 4
+
+
+def diverge(rank: int) -> tuple[int, list[str], bytes, bool]:
+    """Rank 1 turns NaN at step 5 and is set back to the center at step 10, as its user would do."""
+    import warnings
+
+    model, center = Quadratic(11, rank), ReplicatedCenter()
+    optimizer = torch.optim.SGD(model.parameters(), lr=ETA)
+    with (
+        warnings.catch_warnings(record=True) as seen,
+        Worker(model, optimizer, EASGD(), center=center, communication_period=1) as worker,
+    ):
+        warnings.simplefilter("always")
+        for step in range(20):
+            if rank == 1 and step == 5:
+                model.x.data[0] = torch.nan
+            if rank == 1 and step == 10:
+                model.x.data.copy_(center.pull()[:11])
+            optimizer.zero_grad()
+            model().backward()
+            optimizer.step()
+        words = [str(one.message) for one in seen]
+        return worker.steps, words, bits(center.pull()), bool(model.x.isfinite().all())
+
+
+def test_a_rank_that_turns_nan_stops_nobody(tmp_path: Path) -> None:
+    good, bad = on_ranks(2, tmp_path, diverge)
+    assert (good[0], bad[0]) == (20, 20)
+    assert good[1] == []
+    assert len(bad[1]) == 5
+    assert all("an exchange was refused, training goes on." in word for word in bad[1])
+    assert good[2] == bad[2]
+    assert np.isfinite(np.frombuffer(good[2], np.float32)).all()
+    assert good[3] and bad[3]
+
+
+def begin_with_nan(rank: int) -> str:
+    center = ReplicatedCenter()
+    try:
+        center.join(torch.full((3,), torch.nan if rank == 0 else 1.0), CenterSpec((), 3))
+    except Refused as refused:
+        return str(refused)
+    return "joined"
+
+
+def test_a_center_does_not_begin_with_what_it_would_refuse(tmp_path: Path) -> None:
+    for message in on_ranks(2, tmp_path, begin_with_nan):
+        assert message.startswith("center: x must be finite. Got 3 of 3 values that are not.")
+
+
+def test_without_a_process_group_there_is_a_sentence() -> None:
+    sentence = (
+        "ReplicatedCenter: torch.distributed must be initialized. Got a process without a group. Call "
+        'torch.distributed.init_process_group("gloo") first, and start the script with torchrun.'
+    )
+    with pytest.raises(RuntimeError, match=f"^{re.escape(sentence)}$"):
+        ReplicatedCenter()
