@@ -20,12 +20,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     # the spine: parameters, what is exchanged, where, how and when
     "flat": set(),
     "rule": set(),
-    "center": {"checkpoint", "flat", "rule", "shared_memory"},
+    "spec": {"flat"},
+    "center": {"checkpoint", "rule", "shared_memory", "spec"},
     "shared_memory": set(),
-    "replicated": {"center", "rule"},
+    "replicated": {"rule", "spec"},
     "staging": set(),
-    "exchange": {"center", "flat", "rule", "staging"},
-    "worker": {"center", "exchange", "flat", "record", "resume", "rule", "run"},
+    "exchange": {"center", "flat", "rule", "spec", "staging"},
+    "journal": {"center", "exchange", "record", "run", "spec"},
+    "worker": {"center", "exchange", "flat", "journal", "resume", "rule", "run", "spec"},
     # files and runs
     "checkpoint": set(),
     "record": set(),

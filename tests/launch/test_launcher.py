@@ -20,7 +20,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hooke.center import CenterSpec, LocalCenter
+from hooke.center import LocalCenter
+from hooke.spec import CenterSpec
 
 # A worker without torch: it starts in no time. `row` says that it has taken a step.
 QUICK = """
