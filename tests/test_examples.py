@@ -359,4 +359,4 @@ def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         assert re.search(rf"{method}\W+{workers}\W+[\d.]+\W+{examples}\W", said), said
     assert f"The curves of seed 0: {out / 'report.html'}" in said
     page = (out / "report.html").read_text()
-    assert all(f"{method}-0" in page for method in methods)
+    assert all(f"--method={method} " in page for method in methods)
