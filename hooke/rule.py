@@ -58,7 +58,7 @@ class Rule(ABC):
 
     def buffer_rule(self) -> Rule:
         """The rule for averaged buffers (batch-norm statistics): summing changes of several workers would overshoot."""
-        return EASGD()
+        return Average()
 
     def exchange_(
         self,
@@ -300,4 +300,32 @@ class LocalSGD(Rule):
 
     def settle(self, x: Tensor, delta: Tensor, c: Tensor, state: State) -> Tensor:
         """x - c: the worker goes on from the center."""
+        return x - c
+
+
+@dataclass(frozen=True)
+class Average(Rule):
+    """The buffers' rule beside rules that go on from the center: the center takes in a share 1/p of x, x becomes it.
+
+        delta = (x - c) / p      c' = c + delta      x' = c'
+
+    Unlike a sum of ways gone it stays within the workers' values, so that an averaged variance is never negative.
+
+    Args:
+        num_workers: p; `None` (default) follows the number of live workers.
+    """
+
+    num_workers: int | None = None
+
+    def bind(self, num_workers: int) -> Average:
+        """p = num_workers."""
+        return replace(self, num_workers=max(1, num_workers))
+
+    def delta(self, x: Tensor, c: Tensor, state: State) -> Tensor:
+        """The distance from the center, divided by p."""
+        assert self.num_workers is not None, "bind(num_workers) comes before an exchange"
+        return (x - c) / self.num_workers
+
+    def settle(self, x: Tensor, delta: Tensor, c: Tensor, state: State) -> Tensor:
+        """x - c: the worker takes the center's values."""
         return x - c

@@ -42,7 +42,7 @@ class Worker:
         overlap: Whether exchanges run beside the next steps; the correction is subtracted after the first step that
             finds it ready.
         buffers: `"average"`: floating-point buffers (batch-norm statistics) are pulled into the center by the same
-            moving rate. `"local"`: each worker keeps its own.
+            moving rate; beside other than elastic rules they are averaged. `"local"`: each worker keeps its own.
 
     Attributes:
         steps: Optimizer steps taken under this worker.

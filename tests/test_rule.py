@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hooke.rule import EAMSGD, EASGD, Downpour, LocalSGD, Rule, State
+from hooke.rule import EAMSGD, EASGD, Average, Downpour, LocalSGD, Rule, State
 
 STEPS, SIZE = 100, 9
 FORMS = ("delta and settle", "exchange_ in place", "exchange_ with out")
@@ -190,7 +190,7 @@ def test_rho_is_alpha_over_the_learning_rate() -> None:
 def test_buffers_are_pulled_by_the_same_rate_and_never_summed() -> None:
     assert EASGD(beta=0.7, order="gauss-seidel").buffer_rule() == EASGD(beta=0.7)
     assert EAMSGD(moving_rate=0.2).buffer_rule() == EASGD(moving_rate=0.2)
-    assert Downpour().buffer_rule() == LocalSGD().buffer_rule() == EASGD(beta=0.9)
+    assert Downpour().buffer_rule() == LocalSGD().buffer_rule() == Average()
 
 
 def test_a_rule_remembers_a_copy_not_the_worker_itself() -> None:

@@ -239,7 +239,7 @@ class _Launch:
 
         try:
             return f"the report is {write_report([self._request.directory])}"
-        except (ImportError, ValueError, OSError) as error:
+        except Exception as error:  # whatever a picture stumbles over, the run itself is done
             return f"no report was drawn: {error}"
 
     # What is left behind --------------------------------------------------------------------------------------------
