@@ -142,10 +142,10 @@ def buffers_beside(rank: int, rule: Rule) -> tuple[list[float], list[float]]:
 
 
 def test_buffers_are_averaged_where_parameters_are_added_up(tmp_path: Path) -> None:
-    """DOWNPOUR adds 1 and 2; behind the border each rank is pulled by alpha = 0.45."""
-    for rank, (center, x) in enumerate(on_ranks(2, tmp_path, buffers_beside, Downpour())):
-        assert center == pytest.approx([3, 3, 1.35, 1.35])
-        assert x == pytest.approx([3, 3, 0.55 * (1 + rank), 0.55 * (1 + rank)])
+    """DOWNPOUR adds 1 and 2; behind the border the center is their mean, and every rank goes on from it."""
+    for center, x in on_ranks(2, tmp_path, buffers_beside, Downpour()):
+        assert center == pytest.approx([3, 3, 1.5, 1.5])
+        assert x == pytest.approx([3, 3, 1.5, 1.5])
 
 
 def all_the_rest(rank: int) -> tuple[int, float, list[float]]:
