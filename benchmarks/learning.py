@@ -6,7 +6,7 @@ Each trial trains for the same seconds of processor time a worker (one thread ea
 processor would take; the seconds by the clock stand beside them. Now and then worker 0 copies the center (the one
 process: its parameters), and the copies are evaluated after training, so that evaluation costs no training time.
 Both cores are always busy: one process of the base line runs beside another of another trial. Every method searches its
-learning rate with seed 0, on one grid for those with momentum and one for those without; the other seeds run its two
+learning rate with seed 0, on one grid for those with momentum and one for those without; the other seeds run its
 best rates (accuracy at the end). Finished trials are never run again. `--summary` prints what the record says: the
 share of the seconds in which each method reaches the accuracy that the one process has at the end of its run.
 """
@@ -220,6 +220,7 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--keep", type=int, default=2, help="best rates of a method that the other seeds run")
     parser.add_argument("--summary", action="store_true", help="run nothing")
     arguments = parser.parse_args()
     settings = {"seconds": arguments.seconds, "points": arguments.points, "batch": BATCH, "workers": WORKERS}
@@ -233,7 +234,8 @@ def main() -> None:
         searched = [row for row in machine.read(arguments.out) if row["seed"] == 0]
         run(
             trials(
-                range(1, arguments.seeds), {method: best_rates(searched, method)[:2] for method in arguments.methods}
+                range(1, arguments.seeds),
+                {method: best_rates(searched, method)[: arguments.keep] for method in arguments.methods},
             ),
             arguments,
         )
