@@ -33,6 +33,9 @@ class HookeCallback(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.worker.stop()
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.worker.stop(finished=False)
+
 
 class Digits(pl.LightningModule):
     """An ordinary module; it knows nothing of hooke."""

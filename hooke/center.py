@@ -7,8 +7,10 @@ is in the processor's cache; readers never wait. All locks are record locks that
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -37,6 +39,16 @@ class Center(Protocol):
 
     bytes_sent: int
     bytes_received: int
+
+    @property
+    def on_host(self) -> bool:
+        """Whether it wants vectors on the CPU, and not where the parameters are."""
+        ...
+
+    @property
+    def is_synchronous(self) -> bool:
+        """Whether an exchange waits for all workers."""
+        ...
 
     @property
     def num_workers(self) -> int:
@@ -139,18 +151,25 @@ class LocalCenter:
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
-        self._own_folder = None if path is not None else Path(tempfile.mkdtemp(prefix="hooke-", dir=_memory_folder()))
+        self._own_folder = None if path is not None else _private_folder(self)
         self.path = Path(path).absolute() if path is not None else self._own_folder / "center"  # type: ignore[operator]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._locks = Locks(self.path.with_name(self.path.name + ".lock"))
         self._file: SharedFile | None = None
         self._slot: int | None = None
-        self._left: int | None = None
         self._seen = 0
         self.bytes_sent = 0
         self.bytes_received = 0
         self._spec: CenterSpec | None = None
         self._blocks: list[tuple[int, int, int]] = []
+        self._held: set[int] = set()
         self._attach()
+
+    on_host: bool = True
+    """It wants vectors on the CPU."""
+
+    is_synchronous: bool = False
+    """Each worker exchanges on its own."""
 
     @property
     def ready(self) -> bool:
@@ -262,11 +281,13 @@ class LocalCenter:
         for index, start, stop in self._blocks:
             here, memory = parameters if start < border else buffers
             correction = None if out is None else out[start:stop]
-            if not self._locks.take_block(index, LOCK_SECONDS):
+            if not self._locks.take_block(index, 0.0 if index in self._held else LOCK_SECONDS):
+                self._held.add(index)  # by a stopped process, it seems: don't wait for it again until it was free once
                 slot["missed"] += 1
                 if correction is not None:
                     correction.zero_()
                 continue
+            self._held.discard(index)
             try:
                 part = tuple(values[start:stop] for values in memory)
                 here.exchange_(x[start:stop], file.vector[start:stop], part, correction, scratch[: stop - start])
@@ -313,11 +334,11 @@ class LocalCenter:
             finished: Whether the worker's part of the run is done. Then rates go on counting it: otherwise the center
                 would end as a copy of the worker that happens to finish last.
         """
-        if self._slot is not None:
+        if self._slot is not None and self._joined().slots[self._slot]["pid"] == os.getpid():  # not in a forked child
             slot = self._joined().slots[self._slot]
             slot["joined"], slot["finished"] = False, finished
             self._locks.release_slot(self._slot)
-            self._left, self._slot = self._slot, None
+            self._slot = None
 
     def close(self) -> None:
         """Leave, and give back the memory. A center without a path of the user's is removed."""
@@ -355,14 +376,20 @@ class LocalCenter:
         tensors, metadata = load_tensors(path)
         if "spec" not in metadata:
             raise ValueError(f"checkpoint: {path} must come from a center. Got a file without its spec. Use another.")
-        spec = CenterSpec.from_json(metadata["spec"])
-        vector = torch.zeros(spec.numel)
-        for entry in spec.entries:
-            entry.view(vector).copy_(tensors[entry.name])
+        try:
+            spec = CenterSpec.from_json(metadata["spec"])
+            vector = torch.zeros(spec.numel) if spec.entries else tensors["center"]
+            for entry in spec.entries:
+                entry.view(vector).copy_(tensors[entry.name])
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise ValueError(
+                f"checkpoint: {path} must come from a center. Got a file whose {error} is missing or damaged. Use "
+                "another checkpoint."
+            ) from None
         with self._locks.everything():
             if self._attach() is not None:
                 raise ValueError("LocalCenter: load needs an empty center. Got one that is set. Use put(values).")
-            self._create(tensors["center"] if not spec.entries else vector, spec)
+            self._create(vector, spec)
 
     def _create(self, initial: Tensor, spec: CenterSpec) -> None:
         check_finite(initial, spec.numel)
@@ -390,9 +417,11 @@ class LocalCenter:
         return self._attached()
 
     def _claim(self) -> int:
-        """Take a place that nobody lives in: best the one left before, or else one whose worker has not finished."""
+        """Take a place that nobody lives in: best one whose worker has finished, for it is back or replaced."""
         slots = self._attached().slots
-        for index in sorted(range(MAX_WORKERS), key=lambda index: (index != self._left, slots["finished"][index])):
+        if not self.num_workers:
+            slots["finished"] = False  # all have: what begins now is another run
+        for index in sorted(range(MAX_WORKERS), key=lambda index: not slots["finished"][index]):
             if self._locks.claim_slot(index):
                 slot = slots[index]
                 slot["pid"], slot["heartbeat"], slot["step"] = os.getpid(), time.monotonic(), 0
@@ -411,6 +440,14 @@ def _blocks(spec: CenterSpec) -> list[tuple[int, int, int]]:
     starts = [*range(0, spec.parameters_end, BLOCK), *range(spec.parameters_end, spec.numel, BLOCK)]
     stops = [*starts[1:], spec.numel]
     return [(index, starts[index], stops[index]) for index in reversed(range(len(starts)))]
+
+
+def _private_folder(owner: object) -> Path:
+    """A folder in memory that goes with its owner, or with the process that made it; a forked child leaves it alone."""
+    folder = tempfile.mkdtemp(prefix="hooke-", dir=_memory_folder())
+    maker = os.getpid()
+    weakref.finalize(owner, lambda: os.getpid() == maker and shutil.rmtree(folder, ignore_errors=True))
+    return Path(folder)
 
 
 def _memory_folder() -> str | None:

@@ -63,7 +63,7 @@ class Exchange(ABC):
         measures_distance: bool = False,
     ) -> None:
         self.flat, self.center, self.rule = flat, center, rule
-        self.staging = Staging(flat.vector)
+        self.staging = Staging(flat.vector, on_host=center.on_host)
         self.memory: State = rule.init(told)
         self._done = done
         self._distance_due = 0.0 if measures_distance else math.inf
@@ -107,8 +107,8 @@ class Exchange(ABC):
         else:
             self._correction = correction
 
-    def _on_host(self, point: Tensor) -> Tensor:
-        return point if self.staging.is_host else self.staging.to_host(point)
+    def _carried(self, point: Tensor) -> Tensor:
+        return point if self.staging.is_direct else self.staging.to_host(point)
 
     def _distance(self, x: Tensor) -> float | None:
         """Measured so seldom that it costs at most a hundredth of the time: it is a pass over both vectors."""
@@ -129,13 +129,13 @@ class AtOnce(Exchange):
         began = time.perf_counter()
         distance, failure = None, None
         self.after_step()
-        x = self._on_host(point())
+        x = self._carried(point())
         try:
             distance = self._distance(x)
             if subtract_now and self.flat.is_view and x is self.flat.vector:
                 self.center.exchange_(x, self.rule, self.memory)
             else:
-                out = self.staging.scratch if self.staging.is_host else x
+                out = self.staging.scratch if self.staging.is_direct else x
                 correction = self.center.exchange(x, self.rule, self.memory, out=out)
                 self._settle(self.staging.to_device(correction), subtract_now)
         except FAILURES as error:
@@ -225,7 +225,7 @@ class ByHalves(Exchange):
         began = time.perf_counter()
         collects, delivers = self._step % self._collect_period == 0, self._step % self._delivery_period == 0
         self.after_step()
-        x = self._on_host(point())
+        x = self._carried(point())
         distance, failure, pull = None, None, None
         try:
             if delivers:
@@ -234,7 +234,7 @@ class ByHalves(Exchange):
                 pull = self.rule.bind(self.center.counted_workers).delta(x, self.told, ())
             if collects:
                 distance = self._distance(x)
-                self.center.exchange(x, self.rule, out=self.staging.scratch if self.staging.is_host else x)
+                self.center.exchange(x, self.rule, out=self.staging.scratch if self.staging.is_direct else x)
         except FAILURES as error:
             failure = error
         if pull is not None:

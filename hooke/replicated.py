@@ -46,6 +46,14 @@ class ReplicatedCenter:
         self.bytes_sent = 0
         self.bytes_received = 0
 
+    is_synchronous: bool = True
+    """All ranks exchange at once."""
+
+    @property
+    def on_host(self) -> bool:
+        """Whether it wants vectors on the CPU: nccl works where the parameters are, gloo on the host."""
+        return dist.get_backend(self._group) != "nccl"
+
     @property
     def num_workers(self) -> int:
         """Ranks in the group."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from hooke.checkpoint import load_state, save_state
@@ -25,11 +26,16 @@ def save(worker: Worker, run: Run, position: dict[str, Any]) -> None:
         "model": dict(worker.model.state_dict()),
         "optimizer": worker.optimizer.state_dict(),
         "center": worker.center.pull() if run.num_workers == 1 else None,
-        "random": {"torch": torch.get_rng_state(), "python": random.getstate()},
+        "random": {"torch": torch.get_rng_state(), "python": random.getstate(), "numpy": _numpy_state()},
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
         "position": position,
     }
     save_state(run.files.checkpoint(run.worker), state)
+
+
+def _numpy_state() -> list[Any]:
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return [name, torch.from_numpy(np.asarray(keys, np.int64)), *rest]
 
 
 def restore(worker: Worker, run: Run) -> dict[str, Any] | None:
@@ -51,10 +57,12 @@ def restore(worker: Worker, run: Run) -> dict[str, Any] | None:
             "resumed, or start a new run."
         ) from None
     worker.load_state_dict(state["worker"])
-    if state["center"] is not None:
+    if state["center"] is not None and run.num_workers == 1:
         worker.center.put(state["center"])
     torch.set_rng_state(state["random"]["torch"])
     random.setstate(state["random"]["python"])
+    name, keys, *rest = state["random"]["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])
     return state["position"]

@@ -78,10 +78,18 @@ class SharedFile:
         header[0] = (_MAGIC, initial.numel(), len(text), vector_at)
         slots = np.zeros(MAX_WORKERS, _SLOT)
         beside = path.with_name(f".{path.name}.{os.getpid()}")
-        with os.fdopen(os.open(beside, os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o600), "wb") as file:
-            file.write((header.tobytes() + slots.tobytes() + text).ljust(vector_at, b"\0"))
-            file.write(initial.numpy().tobytes())
-        beside.rename(path)
+        try:
+            with os.fdopen(os.open(beside, os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o600), "wb") as file:
+                file.write((header.tobytes() + slots.tobytes() + text).ljust(vector_at, b"\0"))
+                initial.numpy().tofile(file)
+            beside.rename(path)
+        except OSError as error:
+            raise ValueError(
+                f"LocalCenter: {path.parent} must have room for {vector_at + 4 * initial.numel():,} bytes. Got: "
+                f"{error.strerror}. Make room (in a container: a larger /dev/shm), or give LocalCenter another path."
+            ) from error
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def _read_header(path: Path) -> tuple[int, int, int]:
@@ -173,22 +181,30 @@ class Locks:
 class _LockFile:
     """This process's one descriptor of a lock file."""
 
-    _opened: dict[tuple[int, str], _LockFile] = {}  # noqa: RUF012
+    _opened: dict[tuple[int, int, int], _LockFile] = {}  # noqa: RUF012
     _guard = threading.Lock()
 
-    def __init__(self, key: tuple[int, str]) -> None:
-        self.descriptor = os.open(key[1], os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        self.threads = threading.Lock()
+    def __init__(self, descriptor: int, key: tuple[int, int, int]) -> None:
+        self.descriptor = descriptor
+        self.threads = threading.RLock()
         self.slots: set[int] = set()
         self._key = key
         self._handles = 0
 
     @staticmethod
     def open(path: Path) -> _LockFile:
-        key = (os.getpid(), str(path))  # a forked child holds none of its parent's locks: it opens its own
+        """The one of this process for the file at `path`, by whatever name; a second descriptor would free its locks.
+
+        A forked child holds none of its parent's locks: it opens its own.
+        """
         with _LockFile._guard:
-            file = _LockFile._opened.setdefault(key, None) or _LockFile(key)  # type: ignore[arg-type]
-            _LockFile._opened[key] = file
+            if not path.exists():
+                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            status = path.stat()
+            key = (os.getpid(), status.st_dev, status.st_ino)
+            if key not in _LockFile._opened:
+                _LockFile._opened[key] = _LockFile(os.open(path, os.O_RDWR | os.O_CLOEXEC), key)
+            file = _LockFile._opened[key]
             file._handles += 1
             return file
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,9 @@ import torch
 from torch import Tensor
 
 from hooke.flat import Entry, end_of
+
+LARGEST = 1e30
+"""Values beyond it are refused like infinite ones: their differences and sums could overflow float32 in the center."""
 
 
 class Refused(ValueError):
@@ -95,10 +97,10 @@ def check_finite(x: Tensor, numel: int, device: str = "cpu") -> None:
             f"center: x must be {numel} float32 values on {device}. Got {x.dtype} of shape {tuple(x.shape)} on "
             f"{x.device}. Send the vector that the worker joined with."
         )
-    if not math.isfinite(x.sum().item()):  # one pass; a sum may overflow where every value is finite, so look again
-        bad = int(numel - x.isfinite().sum())
+    if not abs(x.sum().item()) <= LARGEST:  # one pass; where the sum is not small, look at each value
+        bad = int(numel - (x.abs() <= LARGEST).sum())
         if bad:
             raise Refused(
-                f"center: x must be finite. Got {bad} of {numel} values that are not. "
+                f"center: x must be finite and below {LARGEST:g}. Got {bad} of {numel} values that are not. "
                 "Lower the learning rate, or start the worker again from the center."
             )

@@ -18,13 +18,14 @@ class Staging:
 
     Args:
         vector: The worker's flat vector; says size and device.
+        on_host: Whether the center works on the CPU, and not where the vector is.
 
     Attributes:
-        is_host: Whether the parameters are on the CPU, so that nothing has to be carried.
+        is_direct: Whether the center works where the vector is, so that nothing has to be carried.
     """
 
-    def __init__(self, vector: Float[Tensor, " n"]) -> None:
-        self.is_host = vector.device.type == "cpu"
+    def __init__(self, vector: Float[Tensor, " n"], *, on_host: bool = True) -> None:
+        self.is_direct = vector.device.type == "cpu" or not on_host
         self._vector = vector
         self._scratch: Tensor | None = None
         self._host: Tensor | None = None
@@ -59,7 +60,7 @@ class Staging:
         """
         if point is not self._scratch:
             self.scratch.copy_(point)
-        if self.is_host:
+        if self.is_direct:
             return self.scratch
         if self._stream is None:
             return self.scratch.cpu()
@@ -78,7 +79,7 @@ class Staging:
 
     def begin_return(self, correction: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Start to copy `correction` to the device; may be used after `wait_returned()`."""
-        if self.is_host:
+        if self.is_direct:
             return correction
         if self._stream is None:
             return self.scratch.copy_(correction)

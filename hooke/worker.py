@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
@@ -93,6 +94,11 @@ class Worker:
         self._overlap, self._buffers = overlap, buffers == "average"
         self.run = Run.current()
         self.center: Center = center if center is not None else _prepared_center(self.run)
+        if overlap and self.center.is_synchronous:
+            raise ValueError(
+                "Worker: overlap needs a center where each worker exchanges on its own. Got "
+                f"{type(self.center).__name__}, where all ranks exchange at once. Drop overlap, or use LocalCenter."
+            )
         self.steps = 0
         self.examples = 0
         self._hooks: list[Any] = []
@@ -105,14 +111,16 @@ class Worker:
         if self._hooks:
             raise RuntimeError("Worker: start() comes once. Got a worker that is active. Call stop() first.")
         self._flat = FlatParameters(self.model, buffers=self._buffers)
-        try:
-            told = self.center.join(self._flat.gather_().cpu(), CenterSpec.of(self._flat.entries))
-        except BaseException:
-            self._flat.release()
-            raise
-        self._flat.set_(told.to(self._flat.vector.device))
-        self._journal = Journal(self.run, self.center)
-        self._exchange = self._new_exchange(told)
+        with ExitStack() as undo:  # what fails on the way leaves no trace
+            undo.callback(self._flat.release)
+            initial = self._flat.gather_()
+            initial = initial.cpu() if self.center.on_host else initial
+            told = self.center.join(initial, CenterSpec.of(self._flat.entries))
+            undo.callback(self.center.leave)
+            self._flat.set_(told.to(self._flat.vector.device))
+            self._journal = Journal(self.run, self.center)
+            self._exchange = self._new_exchange(told)
+            undo.pop_all()
         self._used = [(0.0, 0.0)] * len(self.optimizer.param_groups)
         self._saved = time.monotonic()
         self._hooks = [
@@ -131,6 +139,7 @@ class Worker:
         """
         if not self._hooks:
             return
+        self._active("stop()")
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
@@ -145,7 +154,7 @@ class Worker:
         return self.start()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.stop(finished=kind is None)
+        self.stop(finished=kind is None or issubclass(kind, SystemExit))
 
     def _new_exchange(self, told: Tensor) -> Exchange:
         options: dict[str, Any] = {
@@ -162,18 +171,18 @@ class Worker:
 
     @torch.no_grad()
     def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._evaluating:
-            raise RuntimeError("Worker: no optimizer.step() inside center_weights(). Leave the block before training.")
+        self._active("optimizer.step()")
         if self.rule.order == "jacobi" and self._is_due():
-            self._exchange.begin(self._point, subtract_now=self._step_reads_no_parameters(args[1:], kwargs))
+            self._begin_exchange(subtract_now=self._step_reads_no_parameters(args[1:], kwargs))
 
     @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._exchange.after_step()
-        self._used = [(float(group["lr"]), group.get("momentum", 0.0)) for group in optimizer.param_groups]
+        if self.rule.plain_point:
+            self._used = [(float(group["lr"]), group["momentum"]) for group in optimizer.param_groups]
         self.steps += 1
         if self.rule.order == "gauss-seidel" and self._is_due():
-            self._exchange.begin(self._point, subtract_now=True)
+            self._begin_exchange(subtract_now=True)
         self.center.beat(self.steps)
 
     def _is_due(self) -> bool:
@@ -196,11 +205,21 @@ class Worker:
 
         With `overlap=True` the exchange only begins here. A failure is recorded, not raised.
         """
-        self._active("exchange")
+        self._active("exchange()")
         self._exchange.after_step()
         if isinstance(self._exchange, ByHalves):
             self._exchange.at(0)  # everything is due at step 0
-        self._exchange.begin(self._point, subtract_now=True)
+        self._begin_exchange(subtract_now=True)
+
+    def _begin_exchange(self, *, subtract_now: bool) -> None:
+        known = {id(parameter) for _, parameter in self._flat.parameters()}
+        updated = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        if any(parameter.requires_grad and id(parameter) not in known for parameter in updated):
+            raise RuntimeError(
+                "Worker: optimizer must update the parameters that were trainable when the worker started. Got another "
+                "(unfrozen, or in an added group). Call worker.stop(), then start a new Worker on every worker."
+            )
+        self._exchange.begin(self._point, subtract_now=subtract_now)
 
     def _point(self) -> Tensor:
         """x as the rule means it: the parameters, or for EAMSGD the point without Nesterov's look-ahead."""
@@ -234,7 +253,7 @@ class Worker:
                 evaluate(model)
             ```
         """
-        self._active("center_weights")
+        self._active("center_weights()")
         with self._flat.holding(self.center.pull().to(self._flat.vector.device)):
             self._evaluating = True
             try:
@@ -250,7 +269,7 @@ class Worker:
 
         An exchange under way is finished first.
         """
-        self._active("state_dict")
+        self._active("state_dict()")
         self._exchange.finish()
         return {
             "rule": repr(self.rule),
@@ -268,7 +287,7 @@ class Worker:
         Raises:
             ValueError: The state is another rule's.
         """
-        self._active("load_state_dict")
+        self._active("load_state_dict()")
         if state["rule"] != repr(self.rule):
             raise ValueError(
                 f"Worker: a state must come from the same rule. Got {state['rule']}, this worker has {self.rule!r}. "
@@ -300,8 +319,17 @@ class Worker:
                 "Worker: save() needs a run directory. Got a script that was started alone. Start it with `hooke run`, "
                 "or save model, optimizer and worker.state_dict() yourself."
             )
-        resume.save(self, self.run, position)
+        self._active("save()")
         self._saved = time.monotonic()
+        if bool(self._flat.gather_().isfinite().all()):
+            resume.save(self, self.run, position)
+        else:
+            warnings.warn(
+                "Worker: save() keeps the checkpoint before: the parameters are not finite any more. Lower the "
+                "learning rate, and start again.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def restore(self) -> dict[str, Any] | None:
         """Go on from this worker's checkpoint, if the run is resumed or this worker was started again after a crash.
@@ -313,7 +341,7 @@ class Worker:
         Raises:
             ValueError: The checkpoint can't be read, or is of another model, optimizer or rule.
         """
-        self._active("restore")
+        self._active("restore()")
         return None if self.run is None else resume.restore(self, self.run)
 
     # Rows -------------------------------------------------------------------------------------------------------
@@ -333,15 +361,20 @@ class Worker:
         """
         _check_choice("of", of, ("worker", "center"))
         self.examples += int(examples)
-        self._active("record")
+        self._active("record()", evaluating_too=True)
         for name, value in values.items():
             self._journal.note(name, value, self.steps, about="center" if of == "center" else None)
         if examples:
             self._journal.note("examples", self.examples, self.steps)
 
-    def _active(self, verb: str) -> None:
+    def _active(self, verb: str, *, evaluating_too: bool = False) -> None:
         if not self._hooks:
             raise RuntimeError(f"Worker: {verb} needs an active worker. Got one that is not. Use it inside `with`.")
+        if self._evaluating and not evaluating_too:
+            raise RuntimeError(
+                f"Worker: {verb} needs the worker's own weights. Got a call inside center_weights(). Leave its block "
+                "first."
+            )
 
 
 def _prepared_center(run: Run | None) -> LocalCenter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import multiprocessing
 import os
 import re
@@ -11,7 +12,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 from hooke.center import BLOCK, LocalCenter
 from hooke.flat import FlatParameters
 from hooke.rule import EASGD, Downpour, LocalSGD, Rule, State
-from hooke.spec import CenterSpec, Refused
+from hooke.spec import LARGEST, CenterSpec, Refused
 
 SMALL = 7
 """A block for tests: every size has a border nearby."""
@@ -153,6 +154,15 @@ def test_processes_that_exchange_at_once_lose_nothing(center: LocalCenter) -> No
         list(pool.map(count_up, [center.path] * count, [times] * count))
     assert center.pull().unique().tolist() == [count * times]
     assert center.num_workers == 1
+
+
+def test_threads_that_exchange_at_once_lose_nothing(center: LocalCenter) -> None:
+    """Record locks do not keep threads of one process apart; the center must."""
+    numel, times, count = 2 * BLOCK + 5, 100, 3
+    center.join(torch.zeros(numel), spec(numel))
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(count_up, [center.path] * count, [times] * count))
+    assert center.pull().unique().tolist() == [count * times]
 
 
 def pull_elastically(path: Path, times: int, seed: int) -> tuple[list[float], list[float]]:
@@ -320,11 +330,59 @@ def test_who_has_finished_still_counts_in_the_rates_of_the_others(center: LocalC
         assert (center.num_workers, center.counted_workers) == (1, 1 + finished)
         center.put(torch.zeros(3))
         assert center.exchange(torch.ones(3), EASGD(beta=0.8)).tolist() == pytest.approx([alpha] * 3)
-    with another(center):  # one more does not take its place
-        assert (center.num_workers, center.counted_workers) == (2, 3)
-        other.join(torch.zeros(3), spec(3))  # and it is not counted twice when it comes back
-        assert (center.num_workers, center.counted_workers) == (3, 3)
-        other.close()
+    with another(center):  # it is back, or replaced: no more to count than before
+        assert (center.num_workers, center.counted_workers) == (2, 2)
+    other.close()
+
+
+def test_the_marks_of_a_finished_run_end_when_another_begins(center: LocalCenter) -> None:
+    for _ in range(3):
+        handles = [LocalCenter(center.path) for _ in range(2)]
+        for handle in handles:
+            handle.join(torch.zeros(3), spec(3))
+        assert [handle.counted_workers for handle in handles] == [2, 2]
+        for handle in handles:
+            handle.leave(finished=True)
+            handle.close()
+
+
+def test_a_forked_child_does_not_take_its_parents_place_away(center: LocalCenter) -> None:
+    center.join(torch.zeros(3), spec(3))
+    child = os.fork()
+    if not child:
+        center.leave()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert center.num_workers == 1
+
+
+def test_another_name_of_the_same_file_is_the_same_center(center: LocalCenter, tmp_path: Path) -> None:
+    """Two descriptors of one lock file would free each other's locks."""
+    for name in ("", ".lock"):
+        (tmp_path / f"link{name}").symlink_to(f"{center.path}{name}")
+    center.join(torch.zeros(3), spec(3))
+    other = LocalCenter(tmp_path / "link")
+    other.join(torch.zeros(3), spec(3))
+    assert (center.num_workers, other.num_workers) == (2, 2)
+    other.close()
+    assert center.num_workers == 1
+
+
+def test_a_private_center_that_nobody_holds_is_removed() -> None:
+    lost = LocalCenter()
+    folder = lost.path.parent
+    lost.join(torch.zeros(3), spec(3))
+    assert folder.exists()
+    del lost
+    gc.collect()
+    assert not folder.exists()
+
+
+def test_the_folder_of_a_center_is_made(tmp_path: Path) -> None:
+    made = LocalCenter(tmp_path / "my run" / "center")
+    made.join(torch.zeros(3), spec(3))
+    assert made.path.exists()
+    made.close()
 
 
 def test_a_worker_can_leave_and_join_again(center: LocalCenter) -> None:
@@ -497,8 +555,8 @@ def poisoned(value: float) -> Tensor:
 
 STRANGE = "center: x must be 28 float32 values on cpu. Got {}. Send the vector that the worker joined with."
 NOT_FINITE = (
-    "center: x must be finite. Got {} of 28 values that are not. Lower the learning rate, or start the worker again "
-    "from the center."
+    "center: x must be finite and below 1e+30. Got {} of 28 values that are not. Lower the learning rate, or start "
+    "the worker again from the center."
 )
 
 
@@ -535,12 +593,19 @@ def test_what_cannot_be_parameters_is_refused_and_counted_and_changes_nothing(
     assert (member.refused, member.exchanges, center.bytes_sent) == (2, 0, 0)
 
 
-def test_large_finite_values_are_accepted_though_their_sum_overflows(center: LocalCenter) -> None:
-    x = torch.full((8,), 1e38)
-    assert not x.sum().isfinite()
+def test_large_values_are_accepted_though_their_sum_is_larger(center: LocalCenter) -> None:
+    x = torch.full((8,), LARGEST)
+    assert x.sum() > LARGEST
     center.join(torch.zeros(8), spec(8))
     center.exchange(x, EASGD(moving_rate=0.5))
     assert torch.equal(center.pull(), x / 2)
+
+
+def test_values_that_could_overflow_in_the_center_are_refused(center: LocalCenter) -> None:
+    center.join(torch.zeros(8), spec(8))
+    with pytest.raises(Refused, match="1 of 8 values"):
+        center.exchange(torch.tensor([3e38] + [0.0] * 7), EASGD(moving_rate=0.5))
+    assert not center.pull().any()
 
 
 @pytest.mark.parametrize("bad", [torch.full((3,), torch.nan), torch.zeros(4), torch.zeros(3).double()])

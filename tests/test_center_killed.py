@@ -105,6 +105,7 @@ def test_fifty_kills_leave_the_center_exact_and_stop_nobody(
     counted = torch.zeros(NUMEL)  # exchanges of the victim that each element has absorbed
     mark = marks[VICTIM]
     for _ in range(KILLS):
+        center.beat(0)
         mark["begun"] = mark["finished"] = 0
         victim = start(exchange_until_told, VICTIM)
         wait_until(lambda: mark["begun"] > 0)

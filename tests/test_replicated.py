@@ -212,8 +212,11 @@ def exchange_spoiled(rank: int, spoiled: Tensor, rule: Rule) -> tuple[str, list[
 @pytest.mark.parametrize(
     ("spoiled", "sentence"),
     [
-        (torch.tensor([1.0, torch.nan, 1.0, 1.0]), "center: x must be finite. Got 1 of 4 values that are not."),
-        (torch.full((4,), torch.inf), "center: x must be finite. Got 4 of 4 values that are not."),
+        (
+            torch.tensor([1.0, torch.nan, 1.0, 1.0]),
+            "center: x must be finite and below 1e+30. Got 1 of 4 values that are not.",
+        ),
+        (torch.full((4,), torch.inf), "center: x must be finite and below 1e+30. Got 4 of 4 values that are not."),
         (torch.ones(5), "center: x must be 4 float32 values on cpu. Got torch.float32 of shape (5,) on cpu."),
         (torch.ones(4).double(), "center: x must be 4 float32 values on cpu. Got torch.float64 of shape (4,) on cpu."),
     ],
@@ -273,7 +276,7 @@ def begin_with_nan(rank: int) -> str:
 
 def test_a_center_does_not_begin_with_what_it_would_refuse(tmp_path: Path) -> None:
     for message in on_ranks(2, tmp_path, begin_with_nan):
-        assert message.startswith("center: x must be finite. Got 3 of 3 values that are not.")
+        assert message.startswith("center: x must be finite and below 1e+30. Got 3 of 3 values that are not.")
 
 
 def test_without_a_process_group_there_is_a_sentence() -> None:

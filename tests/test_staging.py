@@ -10,7 +10,7 @@ from hooke.staging import Staging
 
 def test_on_the_host_nothing_is_made_before_it_is_asked_for() -> None:
     staging = Staging(torch.ones(4))
-    assert staging.is_host
+    assert staging.is_direct
     assert staging._scratch is None
     scratch = staging.scratch
     assert (scratch.shape, scratch.dtype) == ((4,), torch.float32)
@@ -46,7 +46,7 @@ def test_on_the_host_a_correction_is_returned_as_it_is() -> None:
 def test_from_the_accelerator_and_back_through_pinned_memory() -> None:
     vector = torch.randn(1000, device="cuda")
     staging = Staging(vector)
-    assert not staging.is_host
+    assert not staging.is_direct
     expected = vector.cpu()
     host = staging.begin_copy(vector)
     vector.zero_()  # the device goes on at once

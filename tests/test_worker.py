@@ -8,7 +8,7 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import RULES, network, network_loss
+from cases import FORK, RULES, network, network_loss
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ def held_by(center: LocalCenter) -> Tensor:
 
 
 @contextmanager
-def onlooker(center: LocalCenter, model: nn.Module) -> Iterator[Callable[[Tensor], None]]:
+def onlooker(center: LocalCenter) -> Iterator[Callable[[Tensor], None]]:
     """Another worker of the center, which pushes whatever vector it is given halfway into it."""
     other = LocalCenter(center.path)
     other.join(torch.zeros(center.spec.numel), center.spec)
@@ -280,7 +280,7 @@ def test_a_step_that_raises_loses_nothing(center: LocalCenter) -> None:
     def fails() -> Tensor:
         raise KeyError("no batch")
 
-    with worker, onlooker(center, model) as push:
+    with worker, onlooker(center) as push:
         push(torch.ones(center.spec.numel))
         total = values_of(model) + held_by(center)
         for _ in range(3):
@@ -514,7 +514,7 @@ def wait_until_done(worker: Worker) -> None:
 def test_the_correction_is_subtracted_after_the_first_step_that_finds_it(slow: Slow) -> None:
     """x goes on meanwhile; what is subtracted belongs to the point where the exchange began."""
     model, optimizer, worker = worker_of(slow, overlap=True, communication_period=3)
-    with worker, onlooker(slow, model) as push:
+    with worker, onlooker(slow) as push:
         push(torch.ones(slow.spec.numel))
         x, c = values_of(model), held_by(slow)
         expected = copy.deepcopy(model)
@@ -652,15 +652,65 @@ def test_training_does_not_notice_a_look_at_the_center(dtype: torch.dtype) -> No
     assert torch.equal(ends[0][1], ends[1][1])
 
 
-def test_no_step_inside_the_centers_weights(center: LocalCenter) -> None:
+def test_nothing_but_evaluation_inside_the_centers_weights(center: LocalCenter) -> None:
+    """Whatever would take the center's weights for the worker's own is refused, also in a nested block."""
     model, optimizer, worker = worker_of(center)
-    sentence = "Worker: no optimizer.step() inside center_weights(). Leave the block before training."
+    verbs: dict[str, Callable[[], Any]] = {
+        "optimizer.step()": optimizer.step,
+        "exchange()": worker.exchange,
+        "state_dict()": worker.state_dict,
+        "load_state_dict()": lambda: worker.load_state_dict({}),
+        "center_weights()": lambda: worker.center_weights().__enter__(),
+        "stop()": worker.stop,
+    }
     with worker:
-        with pytest.raises(RuntimeError, match=f"^{re.escape(sentence)}$"), worker.center_weights():
-            optimizer.step()
+        held = center.pull()
+        for verb, call in verbs.items():
+            sentence = (
+                f"Worker: {verb} needs the worker's own weights. Got a call inside center_weights(). Leave its block "
+                "first."
+            )
+            with worker.center_weights():
+                worker.record(of="center", accuracy=0.5)
+                for _ in range(2):  # the first refusal must not open the door
+                    with pytest.raises(RuntimeError, match=f"^{re.escape(sentence)}$"):
+                        call()
         assert worker.steps == 0
+        assert torch.equal(center.pull(), held)
         train(model, optimizer, 1)
         assert worker.steps == 1
+
+
+def test_a_parameter_that_is_trained_but_not_exchanged_is_an_error(center: LocalCenter) -> None:
+    model = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Worker(model, optimizer, EASGD(), center=center, communication_period=1):
+        train(model, optimizer, 1)
+        model[0].requires_grad_(True)
+        with pytest.raises(RuntimeError, match="must update the parameters that were trainable"):
+            train(model, optimizer, 1)
+
+
+class Scheduled(torch.optim.Optimizer):
+    """An optimizer that has no single learning rate."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {"lr": None})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.sub_(0.1 * parameter.grad)
+
+
+def test_an_optimizer_without_a_learning_rate_of_its_own_works(center: LocalCenter) -> None:
+    model = nn.Linear(5, 3)
+    optimizer = Scheduled(model.parameters())
+    with Worker(model, optimizer, EASGD(), center=center, communication_period=1) as worker:
+        train(model, optimizer, 2)
+    assert (worker.steps, center.exchanges) == (2, 2)
 
 
 # Buffers ---------------------------------------------------------------------------------------------------------
@@ -691,11 +741,16 @@ def test_rules_that_add_changes_up_still_average_buffers(center: LocalCenter, ru
     """Four workers' changes of a variance, added up, could leave it negative."""
     model = batch_normed()
     optimizer = sgd(model)
-    with Worker(model, optimizer, rule, center=center, communication_period=1000) as worker:
+    with (
+        Worker(model, optimizer, rule, center=center, communication_period=1000) as worker,
+        onlooker(center),
+    ):
         train(model, optimizer, 3)
         x, began = statistics(model).clone(), statistics(batch_normed())
         worker.exchange()
-        torch.testing.assert_close(statistics(model), x - 0.9 * (x - began))
+        torch.testing.assert_close(statistics(model), (x + began) / 2)
+        with worker.center_weights():
+            torch.testing.assert_close(statistics(model), (x + began) / 2)
 
 
 def test_local_buffers_stay_where_they_are(center: LocalCenter) -> None:
@@ -936,6 +991,8 @@ class Training:
         for step in steps:
             for index, (model, optimizer) in enumerate(zip(self.models, self.optimizers, strict=True)):
                 train(model, optimizer, 1, seed=2 * step + index)
+                for group in optimizer.param_groups:
+                    group["lr"] = 0.05 * 0.95**step  # the next step's, as a scheduler sets it
 
     def state(self) -> list[Any]:
         each = zip(self.workers, self.models, self.optimizers, strict=True)
@@ -1012,6 +1069,30 @@ def test_a_state_fits_other_periods_too(center: LocalCenter) -> None:
     with worker:
         worker.load_state_dict(state)
         assert worker.steps == 6
+
+
+class Batches(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+def test_processes_that_load_data_do_not_disturb_the_worker(center: LocalCenter) -> None:
+    """They inherit the center's files; that they end must not free this worker's locks."""
+    model, optimizer, worker = worker_of(center, communication_period=1)
+    with worker:
+        for epoch in range(2):
+            for step in torch.utils.data.DataLoader(Batches(), batch_size=None, num_workers=2):
+                train(model, optimizer, 1, seed=int(step) + 10 * epoch)
+        assert (worker.steps, center.exchanges) == (12, 12)
+        with ProcessPoolExecutor(1, mp_context=FORK) as pool:
+            assert pool.submit(workers_at, center.path).result() == 1
+
+
+def workers_at(path: Path) -> int:
+    return LocalCenter(path).num_workers
 
 
 # Under `hooke run` -----------------------------------------------------------------------------------------------
@@ -1103,6 +1184,16 @@ def test_a_checkpoint_is_due_after_the_seconds_that_were_asked_for(run: Callable
         assert not worker.checkpoint_due
 
 
+def test_a_start_that_fails_leaves_no_trace(run: Callable, tmp_path: Path) -> None:
+    (tmp_path / "workers").write_text("a file where the rows' folder should be")
+    model, optimizer, worker = started(torch.float32)
+    with pytest.raises(FileExistsError):
+        worker.start()
+    assert hooks_of(optimizer) == (0, 0)
+    assert owns_its_memory(model)
+    assert worker.center.num_workers == 0
+
+
 def test_rows_say_what_each_exchange_cost(run: Callable, tmp_path: Path) -> None:
     model, optimizer, worker = started(torch.float32)
     with worker:
@@ -1155,7 +1246,10 @@ def test_a_worker_that_turns_nan_is_refused_with_a_warning_and_the_center_does_n
                 worker.exchange()
                 train(model, optimizer, 2)
             assert [(w.category, str(w.message).split(" Got")[0]) for w in seen] == [
-                (RuntimeWarning, "Worker: an exchange was refused, training goes on. center: x must be finite.")
+                (
+                    RuntimeWarning,
+                    "Worker: an exchange was refused, training goes on. center: x must be finite and below 1e+30.",
+                )
             ]
             assert torch.equal(center.pull(), good)
             assert (center.members()[0].refused, worker.steps) == (1, 5)
@@ -1287,14 +1381,14 @@ def test_equal_periods_are_one_period(center: LocalCenter) -> None:
     Worker(model, sgd(model), Downpour(), center=center, collect_period=3, delivery_period=3, overlap=True)
 
 
-@pytest.mark.parametrize("verb", ["exchange", "center_weights", "state_dict", "load_state_dict", "restore"])
+@pytest.mark.parametrize("verb", ["exchange", "center_weights", "state_dict", "load_state_dict", "restore", "record"])
 def test_outside_its_block_a_worker_says_so(center: LocalCenter, verb: str) -> None:
     _, _, worker = worker_of(center)
     calls: dict[str, Callable[[], Any]] = {
         "center_weights": lambda: worker.center_weights().__enter__(),
         "load_state_dict": lambda: worker.load_state_dict({}),
     }
-    sentence = f"Worker: {verb} needs an active worker. Got one that is not. Use it inside `with`."
+    sentence = f"Worker: {verb}() needs an active worker. Got one that is not. Use it inside `with`."
     with pytest.raises(RuntimeError, match=f"^{re.escape(sentence)}$"):
         calls.get(verb, getattr(worker, verb))()
 

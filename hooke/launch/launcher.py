@@ -211,7 +211,8 @@ class _Launch:
         stopped = any(worker.state == "stopped" for worker in self._workers)
         if not stopped:
             self._save()
-        done = all(worker.state == "finished" for worker in self._workers) and not self._save_failed
+        trained = self._request.resume or any(worker.began for worker in self._workers)
+        done = trained and all(worker.state == "finished" for worker in self._workers) and not self._save_failed
         code = 128 + self._signal if stopped else 0 if done else 1
         self._describe(code)
         self._display.close()
@@ -222,10 +223,12 @@ class _Launch:
     def _last_words(self, code: int) -> Iterator[str]:
         request, saved = self._request, self._request.files.center.exists()
         began = any(worker.began for worker in self._workers)
-        if code == 1 and not began:
-            yield f"no worker took a step. Repair {request.script}, and run it again.{_misplaced(request)}"
         if code == 0 and not began:
+            yield "nothing was left to do"
+        elif code == 1 and not began and all(worker.state == "finished" for worker in self._workers):
             yield f"no worker trained. {request.script} needs: with hooke.Worker(model, optimizer, rule)"
+        elif code == 1 and not began:
+            yield f"no worker took a step. Repair {request.script}, and run it again.{_misplaced(request)}"
         if saved:
             yield f"the center is in {request.files.center}"
         if code > 1:
