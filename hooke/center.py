@@ -417,11 +417,15 @@ class LocalCenter:
         return self._attached()
 
     def _claim(self) -> int:
-        """Take a place that nobody lives in: best one whose worker has finished, for it is back or replaced."""
+        """Take a place that nobody lives in: best one whose worker died, then one whose worker has finished.
+
+        For that worker is back or replaced, and must not be counted twice.
+        """
         slots = self._attached().slots
         if not self.num_workers:
             slots["finished"] = False  # all have: what begins now is another run
-        for index in sorted(range(MAX_WORKERS), key=lambda index: not slots["finished"][index]):
+        joined, finished = slots["joined"].copy(), slots["finished"].copy()
+        for index in sorted(range(MAX_WORKERS), key=lambda index: (not joined[index], not finished[index])):
             if self._locks.claim_slot(index):
                 slot = slots[index]
                 slot["pid"], slot["heartbeat"], slot["step"] = os.getpid(), time.monotonic(), 0

@@ -346,6 +346,18 @@ def test_the_marks_of_a_finished_run_end_when_another_begins(center: LocalCenter
             handle.close()
 
 
+def test_a_worker_that_comes_back_after_a_crash_takes_its_own_place(center: LocalCenter) -> None:
+    """And not that of one that has finished: then the rates would count one worker too few."""
+    center.join(torch.zeros(3), spec(3))
+    with another(center) as finisher:
+        crashed = FORK.Process(target=join_and_die, args=(center.path,))
+        crashed.start()
+        crashed.join()
+        finisher.leave(finished=True)
+        with another(center):
+            assert (center.num_workers, center.counted_workers) == (2, 3)
+
+
 def test_a_forked_child_does_not_take_its_parents_place_away(center: LocalCenter) -> None:
     center.join(torch.zeros(3), spec(3))
     child = os.fork()
