@@ -24,8 +24,9 @@ from hooke.rule import Rule, State
 from hooke.shared_memory import COUNTS, MAX_WORKERS, Locks, SharedFile
 from hooke.spec import CenterSpec, Refused, check_finite
 
-BLOCK = 131_072
-"""Elements a block: with it x, the center and their difference fit a core's cache (3 * 512 KiB); see `benchmarks/`."""
+BLOCK = 262_144
+"""Elements a block (1 MiB): few enough for a block of x and of the center to stay in the cache, enough that locks cost
+little; the best of 2**15 to 2**19 in `benchmarks/exchange.py`."""
 
 HEARTBEAT_SECONDS = 60.0
 """A worker that has not stepped for so long counts as stalled: not among `num_workers` until it steps again."""

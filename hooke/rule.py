@@ -216,8 +216,40 @@ class EAMSGD(EASGD):
     plain_point: ClassVar[bool] = True
 
 
+class _FromCenter(Rule):
+    """The center absorbs a share of the way gone since the last exchange, and the worker goes on from the center."""
+
+    pull_first: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def _share(self) -> float:
+        """Which share of its way the center absorbs."""
+
+    def init(self, x: Tensor) -> State:
+        """Where the worker starts from."""
+        return (x.clone(),)
+
+    def delta(self, x: Tensor, c: Tensor, state: State) -> Tensor:
+        """The share of the way gone since the last exchange."""
+        return (x - state[0]) * self._share
+
+    def settle(self, x: Tensor, delta: Tensor, c: Tensor, state: State) -> Tensor:
+        """x - c: the worker goes on from the center."""
+        return x - c
+
+    def exchange_(self, x: Tensor, c: Tensor, state: State, out: Tensor | None, scratch: Tensor | None = None) -> None:
+        """As `Rule.exchange_`, without making memory."""
+        c.add_(sub(x, state[0], out=scratch), alpha=self._share)
+        state[0].copy_(c)
+        if out is None:
+            x.copy_(c)
+        else:
+            sub(x, c, out=out)
+
+
 @dataclass(frozen=True)
-class Downpour(Rule):
+class Downpour(_FromCenter):
     """DOWNPOUR: the center adds up every worker's way since its last exchange, and the worker goes on from the center.
 
         delta = x - start      c' = c + delta      x' = c'      start' = c'
@@ -234,27 +266,17 @@ class Downpour(Rule):
         Dean et al., "Large scale distributed deep networks", 2012, as in arXiv 1412.6651, Algorithm 3.
     """
 
-    pull_first: ClassVar[bool] = False
-
     def bind(self, num_workers: int) -> Downpour:
         """The same for any number of workers."""
         return self
 
-    def init(self, x: Tensor) -> State:
-        """Where the worker starts from."""
-        return (x.clone(),)
-
-    def delta(self, x: Tensor, c: Tensor, state: State) -> Tensor:
-        """The way gone since the last exchange."""
-        return x - state[0]
-
-    def settle(self, x: Tensor, delta: Tensor, c: Tensor, state: State) -> Tensor:
-        """x - c: the worker goes on from the center."""
-        return x - c
+    @property
+    def _share(self) -> float:
+        return 1.0
 
 
 @dataclass(frozen=True)
-class LocalSGD(Rule):
+class LocalSGD(_FromCenter):
     """Local SGD: the center is the mean of the workers, and each goes on from there.
 
         delta = (x - start) / p      c' = c + sum of deltas      x' = c'      start' = c'
@@ -278,7 +300,6 @@ class LocalSGD(Rule):
         Stich, "Local SGD converges fast and communicates little", arXiv 1805.09767, Algorithm 1.
     """
 
-    pull_first: ClassVar[bool] = False
     num_workers: int | None = None
 
     def __post_init__(self) -> None:
@@ -289,18 +310,10 @@ class LocalSGD(Rule):
         """p = num_workers unless it was given."""
         return self if self.num_workers is not None else replace(self, num_workers=max(1, num_workers))
 
-    def init(self, x: Tensor) -> State:
-        """Where the worker starts from."""
-        return (x.clone(),)
-
-    def delta(self, x: Tensor, c: Tensor, state: State) -> Tensor:
-        """The way gone since the last exchange, divided by p."""
+    @property
+    def _share(self) -> float:
         assert self.num_workers is not None, "bind(num_workers) comes before an exchange"
-        return (x - state[0]) / self.num_workers
-
-    def settle(self, x: Tensor, delta: Tensor, c: Tensor, state: State) -> Tensor:
-        """x - c: the worker goes on from the center."""
-        return x - c
+        return 1 / self.num_workers
 
 
 @dataclass(frozen=True)
