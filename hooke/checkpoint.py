@@ -68,7 +68,7 @@ def save_state(path: str | Path, state: Any) -> None:
         TypeError: Something in `state` is neither a tensor nor plain data.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> path = Path(tempfile.mkdtemp()) / "state.safetensors"
         >>> save_state(path, {"state": {0: {"step": torch.tensor(3.0)}}, "betas": (0.9, 0.999)})
         >>> load_state(path)
