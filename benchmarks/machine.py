@@ -23,7 +23,7 @@ def facts() -> dict[str, Any]:
     cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     return {
         "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": os.cpu_count(),  # of the machine; a benchmark may have pinned its processes
         "python": platform.python_version(),
         "torch": torch.__version__,
         "hooke": hooke.__version__,
