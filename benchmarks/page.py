@@ -31,7 +31,7 @@ def source(row: Row, command: str) -> str:
     """Where a table's numbers come from."""
     return (
         f"\n`{command}` on {row['cores']} cores ({row['cpu']}), torch {row['torch']}, Python {row['python']}, "
-        f"hooke {row['commit'][:10]}, {row['at'][:10]}.\n"
+        f"hooke {row['commit'][:10]}{' with changes' * row['commit'].endswith('+changes')}, {row['at'][:10]}.\n"
     )
 
 

@@ -26,7 +26,7 @@ from hooke.spec import CenterSpec, Refused, check_finite
 
 BLOCK = 262_144
 """Elements a block (1 MiB): few enough for a block of x and of the center to stay in the cache, enough that locks cost
-little; the best of 2**15 to 2**19 in `benchmarks/exchange.py`."""
+little."""
 
 HEARTBEAT_SECONDS = 60.0
 """A worker that has not stepped for so long counts as stalled: not among `num_workers` until it steps again."""
@@ -151,6 +151,12 @@ class LocalCenter:
         >>> center.close()
     """
 
+    on_host: bool = True
+    """It wants vectors on the CPU."""
+
+    is_synchronous: bool = False
+    """Each worker exchanges on its own."""
+
     def __init__(self, path: str | Path | None = None) -> None:
         self._own_folder = None if path is not None else _private_folder(self)
         self.path = Path(path).absolute() if path is not None else self._own_folder / "center"  # type: ignore[operator]
@@ -158,19 +164,12 @@ class LocalCenter:
         self._locks = Locks(self.path.with_name(self.path.name + ".lock"))
         self._file: SharedFile | None = None
         self._slot: int | None = None
-        self._seen = 0
         self.bytes_sent = 0
         self.bytes_received = 0
         self._spec: CenterSpec | None = None
         self._blocks: list[tuple[int, int, int]] = []
         self._held: set[int] = set()
         self._attach()
-
-    on_host: bool = True
-    """It wants vectors on the CPU."""
-
-    is_synchronous: bool = False
-    """Each worker exchanges on its own."""
 
     @property
     def ready(self) -> bool:
@@ -240,7 +239,6 @@ class LocalCenter:
                 self._create(initial, spec)
             self.spec.check_same(spec)
             self._slot = self._claim()
-        self._seen = self.exchanges
         return self.pull()
 
     def exchange(
