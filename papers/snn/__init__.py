@@ -1,0 +1,1 @@
+"""The studies of `papers.klambauer2017snn`: one module each, whose functions run one trial."""
