@@ -44,16 +44,21 @@ _HOME = {
     "write_report": "report",
 }
 
+_SHELVES = ("nn",)
+"""Packages of parts that stand beside the spine: `hooke.nn.SELU` works after `import hooke`."""
+
 __all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(f"hooke.{_HOME[name]}"), name)
+    if name in _SHELVES:
+        return import_module(f"hooke.{name}")
     if name == "__version__":
         return import_module("importlib.metadata").version("hooke")
     raise AttributeError(f"module 'hooke' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__, "__version__"]
+    return [*globals(), *__all__, *_SHELVES, "__version__"]

@@ -10,9 +10,15 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 
 EVERY = 20.0
 """Seconds between two lines where there is no terminal."""
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    """Print text as it is: no markup, no colored numbers, no broken lines."""
+    console.print(Text(text), style=style or None, soft_wrap=True)
 
 
 class StudyProgress:
@@ -29,7 +35,7 @@ class StudyProgress:
     def __init__(self, name: str, total: int, seconds: Iterable[float], jobs: int, console: Console) -> None:
         self.name, self.total, self.jobs, self.console = name, total, jobs, console
         self._seconds = list(seconds)
-        self._said = -math.inf
+        self._said, self._said_done = -math.inf, -1
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -66,8 +72,8 @@ class StudyProgress:
             self._line()
 
     def _line(self) -> None:
-        self._said = time.monotonic()
-        self.console.print(f"{self.name}: {self.done} of {self.total} trials, {self.left}", highlight=False)
+        self._said, self._said_done = time.monotonic(), self.done
+        say(self.console, f"{self.name}: {self.done} of {self.total} trials, {self.left}")
 
     def __enter__(self) -> StudyProgress:
         if self._bar is not None:
@@ -79,5 +85,5 @@ class StudyProgress:
         if self._bar is not None:
             self._show()
             self._bar.stop()
-        else:
+        elif self.done != self._said_done:
             self._line()

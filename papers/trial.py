@@ -12,10 +12,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
-from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +21,12 @@ from rich.console import Console
 
 from hooke.claim import Row, Table, identity
 from hooke.launch.evidence import device, version
-from papers.progress import StudyProgress
+from papers.backend import count, outcomes
+from papers.error import PapersError
+from papers.progress import StudyProgress, say
 
 Function = Callable[..., Mapping[str, Any]]
 """A trial: a function at the top level of its module, from settings to a result of plain numbers, words and lists."""
-
-
-class PapersError(Exception):
-    """Something the person who started it can put right, in one sentence."""
 
 
 class Trials:
@@ -78,7 +74,7 @@ class Trials:
     @property
     def table(self) -> Table:
         """Everything that the file holds now."""
-        return Table.read(self.path) if self.path.exists() else Table()
+        return recorded(self.path)
 
     def study(self, name: str, function: Function, cells: Iterable[Mapping[str, Any]]) -> Table:
         """Run `function(**cell)` for every cell that the file does not hold yet, and add each result to the file.
@@ -111,11 +107,11 @@ class Trials:
 
     def _run(self, name: str, function: Function, missing: list[dict[str, Any]], earlier: list[float]) -> None:
         """Run the trials that are missing; `earlier` are the seconds of those that are not."""
+        calls = self._while_time_is_left(function, missing)
         ended = 0
-        total = len(missing) + len(earlier)
-        with StudyProgress(name, total, earlier, _count(self.jobs) if missing else 1, self.console) as progress:
+        with StudyProgress(name, len(missing) + len(earlier), earlier, count(self.jobs), self.console) as progress:
             try:
-                for outcome in self._outcomes(function, missing) if missing else ():
+                for outcome in outcomes(attempt, calls, self.jobs, self.backend):
                     ended += 1
                     if "error" in outcome:
                         self._fail(name, outcome["settings"], outcome["error"])
@@ -127,22 +123,11 @@ class Trials:
         if ended < len(missing):
             self.left[name] = len(missing) - ended
 
-    def _outcomes(self, function: Function, cells: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """What came of each trial, as soon as it has ended."""
-        Parallel, delayed = _joblib()
-        tasks = (delayed(attempt)(function, cell, self.jobs != 1) for cell in self._while_time_is_left(cells))
-        with _backend(self.backend, self.jobs):
-            if _returns_as_it_goes(self.jobs):
-                yield from Parallel(self.jobs, return_as="generator_unordered", batch_size=1, pre_dispatch="n_jobs")(tasks)
-                return
-            while batch := list(islice(tasks, _count(self.jobs))):  # as many as run at once
-                yield from Parallel(self.jobs, batch_size=1)(batch)
-
-    def _while_time_is_left(self, cells: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def _while_time_is_left(self, function: Function, cells: list[dict[str, Any]]) -> Iterator[tuple[Any, ...]]:
         for cell in cells:
             if time.monotonic() >= self._deadline:
                 return
-            yield cell
+            yield function, cell, self.jobs != 1
 
     def _keep(self, name: str, outcome: dict[str, Any]) -> None:
         """Add one row to the file and wait until it is on the disk."""
@@ -158,9 +143,20 @@ class Trials:
     def _fail(self, name: str, settings: Mapping[str, Any], error: str) -> None:
         self.failed += 1
         said = " ".join(f"{key}={value!r}" for key, value in settings.items())
-        self.console.print(
-            f"{name}: a trial failed: {said}\n{error.rstrip()}", style="red", markup=False, highlight=False
-        )
+        say(self.console, f"{name}: a trial failed: {said}", "red")
+        say(self.console, error.rstrip())
+
+
+def recorded(path: Path) -> Table:
+    """The trials in a record; none where there is no file.
+
+    Raises:
+        PapersError: A line is no trial.
+    """
+    try:
+        return Table.read(path) if path.exists() else Table()
+    except ValueError as error:
+        raise PapersError(str(error)) from error
 
 
 def attempt(function: Function, settings: dict[str, Any], beside_others: bool) -> dict[str, Any]:
@@ -255,47 +251,3 @@ def _end_cut_line(path: Path) -> None:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 file.write(b"\n")
-
-
-def _joblib() -> tuple[Any, Any]:
-    try:
-        from joblib import Parallel, delayed
-    except ImportError as error:
-        raise PapersError(f'joblib must be installed. Got: {error}. Run pip install "hooke[papers]".') from error
-    return Parallel, delayed
-
-
-def _backend(name: str | None, jobs: int) -> AbstractContextManager[Any]:
-    """The joblib backend of that name, ready to use."""
-    from joblib import parallel_config
-
-    try:
-        if name == "ray":
-            from ray.util.joblib import register_ray  # pyright: ignore[reportMissingImports]
-
-            register_ray()
-        if name == "dask":
-            from distributed import Client  # pyright: ignore[reportMissingImports]
-
-            Client()  # the cluster of DASK_SCHEDULER_ADDRESS, or one on this machine; joblib finds it by itself
-        one_thread = {"inner_max_num_threads": 1} if name in (None, "loky") and jobs != 1 else {}
-        return parallel_config(backend=name or "loky", **one_thread)
-    except (ImportError, ValueError) as error:
-        raise PapersError(f"--backend must be one that joblib finds. Got {name!r}: {error}. Use loky.") from error
-
-
-def _returns_as_it_goes(jobs: int) -> bool:
-    """Whether the active backend hands over each result when it is there (ray and multiprocessing do not)."""
-    Parallel, _ = _joblib()
-    try:
-        Parallel(jobs, return_as="generator_unordered")
-    except ValueError:
-        return False
-    return True
-
-
-def _count(jobs: int) -> int:
-    """How many run at once, as a number above 0."""
-    from joblib import effective_n_jobs
-
-    return effective_n_jobs(jobs)

@@ -1,4 +1,4 @@
-"""The benchmark on UCI tasks: one trial is one method on one task, tuned over a grid, then tested on the task's folds."""
+"""The benchmark on UCI tasks: one trial is one method on one task, tuned over a grid, then tested on its folds."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def trial(
     validate: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Tune `method` over depths, rates and dropouts, then train what the paper's and the equal grid choose on each fold.
+    """Tune `method` over depths, rates and dropouts, then train what both grids choose on each fold.
 
     Returns:
         dict: For both grids the mean test accuracy over the folds, and the setting; and all of the tuning.

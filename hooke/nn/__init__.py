@@ -1,0 +1,60 @@
+"""Parts that keep deep nets stable, each usable in your own model. Names load when they are first used."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hooke.nn.self_normalizing.moments import FixedPoint as FixedPoint
+    from hooke.nn.self_normalizing.moments import SeluParameters as SeluParameters
+    from hooke.nn.self_normalizing.moments import fixed_point as fixed_point
+    from hooke.nn.self_normalizing.moments import moment_jacobian as moment_jacobian
+    from hooke.nn.self_normalizing.moments import moment_map as moment_map
+    from hooke.nn.self_normalizing.moments import selu_parameters as selu_parameters
+    from hooke.nn.self_normalizing.audit import AuditReport as AuditReport
+    from hooke.nn.self_normalizing.audit import Finding as Finding
+    from hooke.nn.self_normalizing.audit import audit as audit
+    from hooke.nn.self_normalizing.repair import Repairs as Repairs
+    from hooke.nn.self_normalizing.repair import self_normalize_ as self_normalize_
+    from hooke.nn.self_normalizing.layers import SELU as SELU
+    from hooke.nn.self_normalizing.layers import AlphaDropout as AlphaDropout
+    from hooke.nn.self_normalizing.layers import FeatureAlphaDropout as FeatureAlphaDropout
+    from hooke.nn.self_normalizing.layers import SelfNormalizingMLP as SelfNormalizingMLP
+    from hooke.nn.self_normalizing.layers import lecun_normal_ as lecun_normal_
+    from hooke.nn.self_normalizing.theorem import THEOREMS as THEOREMS
+    from hooke.nn.self_normalizing.theorem import TheoremDomain as TheoremDomain
+
+_HOME = {
+    # self-normalizing nets
+    "SELU": "self_normalizing.layers",
+    "AlphaDropout": "self_normalizing.layers",
+    "FeatureAlphaDropout": "self_normalizing.layers",
+    "SelfNormalizingMLP": "self_normalizing.layers",
+    "lecun_normal_": "self_normalizing.layers",
+    # does a net normalize itself, and how to make it
+    "audit": "self_normalizing.audit",
+    "AuditReport": "self_normalizing.audit",
+    "Finding": "self_normalizing.audit",
+    "self_normalize_": "self_normalizing.repair",
+    "Repairs": "self_normalizing.repair",
+    # the theory
+    "moment_map": "self_normalizing.moments",
+    "moment_jacobian": "self_normalizing.moments",
+    "fixed_point": "self_normalizing.moments",
+    "FixedPoint": "self_normalizing.moments",
+    "selu_parameters": "self_normalizing.moments",
+    "SeluParameters": "self_normalizing.moments",
+    "THEOREMS": "self_normalizing.theorem",
+    "TheoremDomain": "self_normalizing.theorem",
+}
+
+__all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"hooke.nn.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'hooke.nn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
