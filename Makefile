@@ -43,7 +43,7 @@ $(VENV)/.base: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.test: $(VENV)/.base
-	$(INSTALL) --group test
+	$(INSTALL) -e ".[papers]" --group test
 	touch $@
 
 $(VENV)/.check: $(VENV)/.test

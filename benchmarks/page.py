@@ -93,6 +93,42 @@ def learned(rows: list[Row]) -> str:
     return text + table(head, lines) + source(rows[-1], "python benchmarks/learning.py --root FOLDER")
 
 
+def selu(row: Row) -> str:
+    rows = [
+        [str(each["threads"]), " x ".join(map(str, each["size"])), each["what"], f"{each['milliseconds']:.2f}",
+         f"{each['times_as_fast']:.2f}", f"{each['quartiles'][0]:.2f} to {each['quartiles'][1]:.2f}"]
+        for each in row["rows"]
+    ]  # fmt: skip
+    text = (
+        f"\n## SELU and alpha dropout\n\nForward and backward, rate {row['p']:g}, float32, median of the ratios to "
+        "torch's eager pair (`nn.SELU`, `nn.AlphaDropout`) within a round. The yardstick is a plain copy of as many "
+        "bytes as the pair must move. Where there are few values, most of the time of compiled code is the call "
+        "itself.\n\n"
+    )
+    text += "" if row["compiler"] else "No C++ compiler was found, so nothing was compiled.\n\n"
+    head = ["threads", "size", "what", "milliseconds", "times as fast", "middle half of the rounds"]
+    return text + table(head, rows) + source(row, "python benchmarks/selu.py")
+
+
+def audit(row: Row) -> str:
+    rows = [
+        [str(each["threads"]), " x ".join(map(str, each["size"])), str(each["depth"]), f"{each['milliseconds']:.1f}",
+         f"{each['passes']:.2f}", f"{each['quartiles'][0]:.2f} to {each['quartiles'][1]:.2f}"]
+        for each in row["rows"]
+    ]  # fmt: skip
+    text = (
+        "\n## An audit\n\n`hooke.nn.audit` of a self-normalizing net, in plain forward and backward passes of the same "
+        "net on the same batch.\n\n"
+    )
+    head = ["threads", "batch x width", "layers", "milliseconds", "passes", "middle half of the rounds"]
+    return text + table(head, rows) + source(row, "python benchmarks/selu.py --audit")
+
+
+def newest(rows: list[Row], section: str) -> Row | None:
+    """The last row of a section."""
+    return next((row for row in reversed(rows) if row["section"] == section), None)
+
+
 def picture(rows: list[Row], path: Path) -> None:
     """Mean test accuracy against seconds, each method at its best rate."""
     import matplotlib
@@ -121,10 +157,14 @@ def picture(rows: list[Row], path: Path) -> None:
 
 def page() -> str:
     """The whole text of docs/performance.md."""
-    records = {name: machine.read(machine.RESULTS / f"{name}.jsonl") for name in ("exchange", "scaling", "learning")}
+    names = ("exchange", "scaling", "selu", "learning")
+    records = {name: machine.read(machine.RESULTS / f"{name}.jsonl") for name in names}
     text = INTRODUCTION
     text += exchange(records["exchange"][-1]) if records["exchange"] else ""
     text += scaling(records["scaling"][-1]) if records["scaling"] else ""
+    for section, write in (("pair", selu), ("audit", audit)):
+        row = newest(records["selu"], section)
+        text += write(row) if row else ""
     return text + (learned(records["learning"]) if records["learning"] else "")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
@@ -24,6 +24,7 @@ NOT_REPRODUCED = "not reproduced"
 NOT_JUDGED = "not judged"
 WORDS = (REPRODUCED, NOT_REPRODUCED, NOT_JUDGED)
 """Every word that a verdict may have. `not judged`: too little was computed to say."""
+
 
 SMOKE_NOTE = "A smoke run shows that everything runs; it is too small to judge."
 
@@ -203,8 +204,8 @@ class Table(Sequence[Row]):
         """
         wanted = {name: value if callable(value) else _plain(value) for name, value in equal.items()}
         rows = [row for row in self._rows if all(_matches(_look_up(row, n), v) for n, v in wanted.items())]
-        said = [f"{name}={'...' if callable(value) else repr(value)}" for name, value in equal.items()]
-        return Table(rows, ", ".join([self._chosen, *said] if self._chosen else said))
+        said = (f"{name} as chosen" if callable(value) else f"{name}={value!r}" for name, value in equal.items())
+        return self._part(rows, said)
 
     def column(self, name: str) -> list[Any]:
         """The values of one name, in the order of the rows.
@@ -248,9 +249,11 @@ class Table(Sequence[Row]):
         groups: dict[tuple[Any, ...], list[Row]] = {}
         for key, row in zip(keys, self._rows, strict=True):
             groups.setdefault(key, []).append(row)
-        return {
-            key: Table(rows, self._chosen).where(**dict(zip(names, key, strict=True))) for key, rows in groups.items()
-        }
+        said = {key: [f"{name}={value!r}" for name, value in zip(names, key, strict=True)] for key in groups}
+        return {key: self._part(rows, said[key]) for key, rows in groups.items()}
+
+    def _part(self, rows: Sequence[Row], said: Iterable[str]) -> Table:
+        return Table(rows, ", ".join([*([self._chosen] if self._chosen else []), *said]))
 
     def _need_rows(self) -> None:
         if not self._rows:
@@ -368,10 +371,21 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate
         mean = float(np.mean(values))
         if len(values) == 1:
             return Estimate(mean, math.nan, math.nan, 1)
-        from scipy.stats import t
+        from scipy.special import stdtrit
 
-        reach = float(t.ppf((1 + confidence) / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
+        deviation = np.std(values, ddof=1) / math.sqrt(len(values))
+        reach = float(stdtrit(len(values) - 1, (1 + confidence) / 2) * deviation)
     return Estimate(mean, mean - reach, mean + reach, len(values))
+
+
+def verdict_word(holds: bool) -> str:
+    """`REPRODUCED` where a claim holds, else `NOT_REPRODUCED`.
+
+    Example:
+        >>> verdict_word(0.98 > 0.97)
+        'reproduced'
+    """
+    return REPRODUCED if holds else NOT_REPRODUCED
 
 
 def within(ours: float, paper: float, tolerance: float, *, digits: int = 6) -> Verdict:
@@ -388,6 +402,5 @@ def within(ours: float, paper: float, tolerance: float, *, digits: int = 6) -> V
         ('reproduced', 'not reproduced')
     """
     apart = abs(ours - paper)
-    word = REPRODUCED if apart <= tolerance else NOT_REPRODUCED
     note = f"{apart:.2g} apart; at most {tolerance:.2g} is allowed."
-    return Verdict(word, ours=f"{ours:.{digits}g}", paper=f"{paper:.{digits}g}", note=note)
+    return Verdict(verdict_word(apart <= tolerance), ours=f"{ours:.{digits}g}", paper=f"{paper:.{digits}g}", note=note)

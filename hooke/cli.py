@@ -129,6 +129,46 @@ def report(
     typer.echo(page)
 
 
+@app.command(short_help="Check the signal through a model's layers, name what to repair.", no_args_is_help=True)
+def audit(
+    target: Annotated[
+        str, typer.Argument(metavar="MODULE:FACTORY", help="A function that returns the model, or the model itself.")
+    ],
+    shape: Annotated[
+        str | None, typer.Option(metavar="SIZES", help="Of one example, e.g. 784 or 3,32,32: inputs are drawn N(0, 1).")
+    ] = None,
+    inputs: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Examples to use instead, as numpy.save writes them.")
+    ] = None,
+    batch: Annotated[int, typer.Option(metavar="N", help="Examples.")] = 256,
+    seed: Annotated[int, typer.Option(metavar="S", help="Of weights, drawn inputs and dropout.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also draw the moments over depth, e.g. audit.png.")
+    ] = None,
+) -> None:
+    """Measure mean and variance of activations and gradients in every layer of a model, and say what to repair.
+
+    Example: hooke audit mymodel:build --shape 784
+
+    FACTORY may also return a pair of the model and its inputs. Modules are imported from this directory.
+
+    Exit code: 0 if there is nothing to repair, 1 if there are findings, 2 if the model can't be audited.
+    """
+    import json
+
+    from hooke.nn.self_normalizing.command import AuditError, audit_target
+
+    try:
+        made = audit_target(target, shape=shape, inputs=inputs, batch=batch, seed=seed)
+        if picture is not None:
+            made.picture().savefig(picture, dpi=150)
+    except (AuditError, ImportError, ValueError, OSError) as error:
+        _refuse("hooke audit", error)
+    typer.echo(json.dumps(made.to_dict(), indent=2) if as_json else made)
+    raise typer.Exit(1 if made.findings else 0)
+
+
 def _refuse(command: str, error: Exception) -> NoReturn:
     """Say what is wrong in one sentence, without a traceback."""
     typer.echo(f"{command}: {error}", err=True)

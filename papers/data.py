@@ -115,17 +115,20 @@ def uci_task(name: str, root: str | Path | None = None) -> Task:
     return Task(name, x, archive[f"{name}/y"].astype(int), tuple(folds), tuning)
 
 
-def toy_task(name: str, rows: int = 240) -> Task:
-    """A table that comes with scikit-learn (`iris`, `wine`, `breast_cancer`) as a `Task`, for runs without files."""
+def toy_task(name: str) -> Task:
+    """A table as a `Task`, for runs without files: scikit-learn's `iris`, `wine`, `digits`, or Breiman's `twonorm`."""
     from sklearn import datasets
     from sklearn.model_selection import StratifiedKFold
 
-    x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
-    x, y = x[:rows].astype(np.float32), y[:rows]
-    split = StratifiedKFold(4, shuffle=True, random_state=0)
-    folds = tuple(split.split(x, y))
+    if name == "twonorm":
+        random = np.random.default_rng(0)
+        y = random.integers(0, 2, 1200)
+        x = random.standard_normal((1200, 20)) + (2 * y[:, None] - 1) * 2 / 20**0.5
+    else:
+        x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
+    folds = tuple(StratifiedKFold(4, shuffle=True, random_state=0).split(x, y))
     tuning = next(iter(StratifiedKFold(2, shuffle=True, random_state=1).split(x, y)))
-    return Task(name, standardized(x, x)[0], y, folds, tuning)
+    return Task(name, standardized(x)[0], y, folds, tuning)
 
 
 # Tables and molecules ------------------------------------------------------------------------------------------------

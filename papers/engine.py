@@ -117,7 +117,8 @@ def carry_out(request: Request, said: Console, shown: Console) -> int:
     judged = {key: judge(key, papers[key], request.record(key)) for key in sorted(papers)}
     pages = _write(request, asked, judged)
     for key in asked:
-        said.print(_verdicts(judged[key]))
+        if judged[key].table:
+            said.print(_verdicts(judged[key]))
         say(said, str(pages[key]) if key in pages else f"{key}: no record yet")
     return 1 if failed else 0
 

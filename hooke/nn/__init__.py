@@ -4,12 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hooke.nn.self_normalizing.moments import FixedPoint as FixedPoint
-    from hooke.nn.self_normalizing.moments import SeluParameters as SeluParameters
-    from hooke.nn.self_normalizing.moments import fixed_point as fixed_point
+    from hooke.nn.self_normalizing.fixed_point import FixedPoint as FixedPoint
+    from hooke.nn.self_normalizing.fixed_point import SeluParameters as SeluParameters
+    from hooke.nn.self_normalizing.fixed_point import fixed_point as fixed_point
     from hooke.nn.self_normalizing.moments import moment_jacobian as moment_jacobian
     from hooke.nn.self_normalizing.moments import moment_map as moment_map
-    from hooke.nn.self_normalizing.moments import selu_parameters as selu_parameters
+    from hooke.nn.self_normalizing.fixed_point import selu_parameters as selu_parameters
     from hooke.nn.self_normalizing.audit import AuditReport as AuditReport
     from hooke.nn.self_normalizing.audit import Finding as Finding
     from hooke.nn.self_normalizing.audit import audit as audit
@@ -39,10 +39,10 @@ _HOME = {
     # the theory
     "moment_map": "self_normalizing.moments",
     "moment_jacobian": "self_normalizing.moments",
-    "fixed_point": "self_normalizing.moments",
-    "FixedPoint": "self_normalizing.moments",
-    "selu_parameters": "self_normalizing.moments",
-    "SeluParameters": "self_normalizing.moments",
+    "fixed_point": "self_normalizing.fixed_point",
+    "FixedPoint": "self_normalizing.fixed_point",
+    "selu_parameters": "self_normalizing.fixed_point",
+    "SeluParameters": "self_normalizing.fixed_point",
     "THEOREMS": "self_normalizing.theorem",
     "TheoremDomain": "self_normalizing.theorem",
 }

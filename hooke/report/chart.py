@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ _STYLE = {
     "axes.labelcolor": _MUTED, "xtick.color": _RULE, "ytick.color": _RULE, "xtick.labelcolor": _MUTED,
     "ytick.labelcolor": _MUTED, "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
     "axes.grid": True, "axes.grid.axis": "y", "grid.color": _RULE, "grid.linewidth": 0.6, "ytick.major.size": 0,
-    "axes.axisbelow": True, "lines.solid_capstyle": "round", "lines.solid_joinstyle": "round",
+    "svg.hashsalt": "hooke", "axes.axisbelow": True, "lines.solid_capstyle": "round", "lines.solid_joinstyle": "round",
 }  # fmt: skip
 
 
@@ -121,6 +122,18 @@ def draw(curves: Sequence[Curve], metric: Metric, axis: str, width: float) -> st
         return _svg(figure, f"{metric.label} against {AXES[axis]}")
 
 
+def paint(draw: Callable[[Any], None], says: str) -> str:
+    """What `draw` draws on a matplotlib Figure, 10 inches wide, as inline SVG; `says` describes it in words."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    style = {"axes.prop_cycle": f"cycler('color', {list(_PALETTE)})", "legend.frameon": False, "axes.titlesize": 8.5}
+    with rc_context({**_STYLE, **style}):  # pyright: ignore[reportArgumentType]
+        figure = Figure(figsize=(10, 3.2), layout="constrained")
+        draw(figure)
+        return _svg(figure, says)
+
+
 def _draw_curve(axes: Any, curve: Curve, x: np.ndarray, limits: tuple[float, float]) -> None:
     y = curve.series.values
     if curve.window > 1:
@@ -153,4 +166,4 @@ def _svg(figure: Any, says: str) -> str:
     svg = re.sub("|".join(drop), "", svg)
     for stand_in, theme in _THEME.items():
         svg = svg.replace(stand_in, theme)
-    return f'<svg role="img" aria-label="{says}" {box[0] if box else ""}>{svg}'
+    return f'<svg role="img" aria-label="{escape(says)}" {box[0] if box else ""}>{svg}'

@@ -13,15 +13,14 @@ import numpy as np
 from hooke.report.chart import INK, Curve, color, draw, y_limits
 from hooke.report.data import RunData, differences
 from hooke.report.read import read_run
+from hooke.report.template import need_extra, render
 from hooke.report.words import (
     METRICS,
     Metric,
     Who,
     called,
-    spell_command,
     spell_percent,
     spell_seconds,
-    spell_share,
     spell_short,
     times,
 )
@@ -168,19 +167,12 @@ _ORDER = ("name", "command", "started_at", "finished_at", "elapsed_seconds", "ex
           "device", "seeds", "settings", "workers", "workers_state")  # fmt: skip
 
 
+def _ordered(about: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What is known about a run, what matters most first."""
+    return sorted(about.items(), key=lambda item: (*_ORDER, item[0]).index(item[0]))
+
+
 def _html(runs: Sequence[RunData]) -> str:
-    try:
-        import matplotlib  # noqa: F401
-        from jinja2 import Environment, StrictUndefined
-    except ImportError as error:
-        raise ImportError(
-            f'write_report: matplotlib and jinja2 must be installed. Got: {error}. Run pip install "hooke[report]".'
-        ) from error
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= {
-        "short": lambda v: "\u2013" if v is None else spell_short(v), "count": lambda v: f"{v:,}", "share": spell_share,
-        "seconds": spell_seconds, "bytes": lambda v: spell_short(v, "B"), "times": times, "command": spell_command,
-        "ordered": lambda about: sorted(about.items(), key=lambda item: (*_ORDER, item[0]).index(item[0])),
-    }  # fmt: skip
-    template = environment.from_string(Path(__file__).with_name("page.html.j2").read_text(encoding="utf-8"))
-    return template.render(runs=runs, metrics=METRICS, **(_one(runs[0]) if len(runs) == 1 else _several(runs)))
+    need_extra("write_report")
+    about = _one(runs[0]) if len(runs) == 1 else _several(runs)
+    return render("page.html.j2", {"ordered": _ordered}, runs=runs, metrics=METRICS, **about)

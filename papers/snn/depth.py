@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from papers import data
-from papers.feedforward import Curve, Data, Stack, train
+from papers.snn.feedforward import Curve, Data, Stack, train
 
 SOURCES = {"mnist": data.mnist, "cifar10": data.cifar10, "digits": data.digits}
 
@@ -34,14 +34,17 @@ def trial(
     batch: int,
     every: int,
     check: int,
+    stand_in: str = "",
 ) -> dict[str, Any]:
     """Train without dropout; watch the error on `check` training images, and on as many test images at the end.
+
+    With `stand_in`, images of that name are used in place of those of `source`.
 
     Returns:
         dict: `steps`, and for every rate (as a string) and seed in order the curve of training errors, the training
         losses at the end and the test errors at the end.
     """
-    x, y, test_x, test_y = images(source)
+    x, y, test_x, test_y = images(stand_in or source)
     pairs = list(product(rates, seeds))
     stack = Stack(method, x.shape[1], int(y.max()) + 1, width, depth, [seed for _, seed in pairs], [0.0] * len(pairs))
     pick = torch.from_numpy(np.random.default_rng(0).permutation(len(x))[:check])

@@ -30,9 +30,9 @@ def moments(width: int, depth: int, batch: int, seed: int) -> dict[str, Any]:
     x.backward(torch.randn(x.shape, generator=generator))
     gradients = [_variance(one.grad) for one in (seen[0], seen[-1])]
     return {
-        "means": [float(one.mean()) for one in seen],
-        "variances": [float(one.var()) for one in seen],
-        "unit_means": [float(one.mean(0).std()) for one in seen],
+        "means": [float(one.detach().mean()) for one in seen],
+        "variances": [float(one.detach().var()) for one in seen],
+        "unit_means": [float(one.detach().mean(0).std()) for one in seen],
         "gradient_growth": gradients[0] / gradients[1],
     }
 

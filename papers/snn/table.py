@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from papers import data
-from papers.feedforward import Data, Stack, predict, train
+from papers.snn.feedforward import Data, Stack, predict, train
 
 # HTRU2 ---------------------------------------------------------------------------------------------------------------
 

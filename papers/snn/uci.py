@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from papers import data
-from papers.feedforward import Curve, Data, Stack, predict, train
+from papers.snn.feedforward import Curve, Data, Stack, predict, train
 
 PAPER_DROPOUT: dict[str, tuple[float, ...]] = {
     "SNN": (0.0, 0.05),
@@ -162,7 +162,7 @@ def _correct(logits: Tensor, y: Tensor) -> Tensor:
     return torch.where(logits.isfinite().all(-1), right, 0.0)
 
 
-def classical(task: str, method: str, seed: int) -> dict[str, Any]:
+def classical(task: str, method: str, seed: int, trees: int = 500) -> dict[str, Any]:
     """Random forest or support vector machine on one task, tuned on its tuning split, tested on its folds."""
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.svm import SVC
@@ -171,7 +171,7 @@ def classical(task: str, method: str, seed: int) -> dict[str, Any]:
     columns = rows.x.shape[1]
     if method == "RandomForest":
         features = sorted({max(1, round(scale * columns**0.5)) for scale in (0.5, 1.0, 2.0)})
-        models = [RandomForestClassifier(500, max_features=min(m, columns), random_state=seed) for m in features]
+        models = [RandomForestClassifier(trees, max_features=min(m, columns), random_state=seed) for m in features]
     else:
         models = [SVC(C=c, gamma=g / columns) for c, g in product((0.1, 1.0, 10.0, 100.0), (0.1, 0.5, 1.0, 4.0))]
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from papers.feedforward import METHODS, SATURATION, Data, Stack, cross_entropy, predict, train
+from papers.snn.feedforward import METHODS, SATURATION, Data, Stack, cross_entropy, predict, train
 
 INPUTS, OUTPUTS, WIDTH, DEPTH, SIZE, ROWS = 5, 3, 8, 5, 3, 16
 

@@ -111,7 +111,7 @@ def moment_jacobian(
         0.7877
 
     Reference:
-        arXiv 1706.02515, eqs. 29 to 33 and the value at (0, 1) after Definition 2.
+        The map's are arXiv 1706.02515, eqs. 4 and 5; its norm at (0, 1) is in the section on that fixed point.
     """
     m, v = _preactivation("moment_jacobian", mean, variance, omega, tau)
     omega, tau = _float64(omega, tau, m)[:2]

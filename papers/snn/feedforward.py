@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-METHODS = ("SNN", "MSRAinit", "LayerNorm", "Highway", "ResNet", "WeightNorm", "BatchNorm")
-"""The paper's names of its seven methods, best first (its table 1)."""
+from papers.snn.rank import METHODS as METHODS
 
 SATURATION = -1.7580993408473766
 """-lambda alpha: what SELU tends to for large negative inputs."""

@@ -1,0 +1,106 @@
+"""From a recorded run to its findings: causes first, and effects where no cause was found.
+
+The rules of self-normalization speak of SELU layers only; a net without SELU is asked whether its inputs are numbers,
+whether its signal and its gradients survive its depth, and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from hooke.nn.self_normalizing import flow_rule, weight_rule
+from hooke.nn.self_normalizing.evidence import Evidence, is_off, name_of
+from hooke.nn.self_normalizing.finding import DEEP, FADING, Finding, said
+
+_CAUSES = (*flow_rule.RULES, *weight_rule.RULES)
+
+
+def find(evidence: Evidence) -> tuple[Finding, ...]:
+    """Every finding, causes first; effects without a named cause are told only if no cause was found."""
+    broken = [*_not_finite(evidence), *_constant(evidence)]
+    if broken:
+        return tuple(broken)
+    causes = [finding for rule in _CAUSES for finding in rule(evidence)]
+    return tuple(causes or [finding for rule in _EFFECTS for finding in rule(evidence)])
+
+
+def _not_finite(evidence: Evidence) -> Iterator[Finding]:
+    for node in evidence.nodes:
+        if node.kind == "input" and node.measured and math.isnan(node.mean):  # -inf alone may be a mask
+            yield Finding("not-finite", "inputs", "Inputs hold values that are not numbers.", "Remove or fill them.")
+            return
+        computed = node.kind in ("layer", "opaque", "activation") and node.measured
+        if computed and not (math.isfinite(node.mean) and math.isfinite(node.variance)):
+            yield Finding(
+                "not-finite", name_of(node), f"{node.op} gives values that are not finite, the first to do so.",
+                "Look at its weights and inputs; lower the learning rate if this happened in training.",
+            )  # fmt: skip
+            return
+
+
+def _constant(evidence: Evidence) -> Iterator[Finding]:
+    inputs = [node for node in evidence.nodes if node.kind == "input" and node.measured and math.prod(node.shape) > 1]
+    if inputs and all(node.variance == 0 for node in inputs):
+        words = f"Inputs are all {said(inputs[0].mean)} and carry nothing."
+        yield Finding("constant", "inputs", words, "Give real examples.")
+        return
+    for layer in evidence.layers:
+        after = evidence.activation_of.get(layer)
+        if after is not None and after.variance == 0 and math.prod(after.shape) > 1:
+            yield Finding(
+                "constant", name_of(layer), f"All outputs are {said(after.mean)} after {after.op}: the layer is dead.",
+                "Initialize its weights anew and look at its bias.",
+            )  # fmt: skip
+            return
+
+
+def _drift(evidence: Evidence) -> Iterator[Finding]:
+    for node in evidence.selus:
+        if not math.isnan(node.variance) and is_off(evidence, node):
+            yield Finding(
+                "drift", name_of(node),
+                f"Activations have mean {said(node.mean)} and variance {said(node.variance)} after SELU at depth "
+                f"{evidence.depth_of[node]}, outside theorem 1's domain.",
+                "Compare weights and inputs of this layer with the table: omega 0, tau 1, inputs at (0, 1).",
+            )  # fmt: skip
+            return
+
+
+def _fading(evidence: Evidence) -> Iterator[Finding]:
+    hidden = [layer for layer in evidence.layers if layer in evidence.activation_of]
+    if len(hidden) < DEEP:
+        return
+    ways = (
+        ("activations", "variance", "forward", "activation variance"),
+        ("gradients", "gradient_variance", "backward", "gradient variance"),
+    )
+    for what, attribute, way, words in ways:
+        first, last = _thirds([getattr(layer, attribute) for layer in hidden])
+        ratio = (last / first if way == "forward" else first / last) if first and last else math.nan
+        if ratio > FADING or ratio < 1 / FADING:
+            verb, kind = ("grows", "exploding") if ratio > 1 else ("shrinks", "vanishing")
+            yield Finding(
+                f"{kind}-{what}", name_of(hidden[-1] if way == "forward" else hidden[0]),
+                f"Through {len(hidden)} layers {words} {verb} {said(max(ratio, 1 / ratio))} times {way}.",
+                _fading_repair(evidence),
+            )  # fmt: skip
+
+
+def _thirds(values: list[float]) -> tuple[float, float]:
+    """Median of the first and of the last third."""
+    third = max(len(values) // 3, 1)
+
+    def middle(part: list[float]) -> float:
+        return sorted(part)[len(part) // 2]
+
+    return middle(values[:third]), middle(values[-third:])
+
+
+def _fading_repair(evidence: Evidence) -> str:
+    if evidence.selus:
+        return "Use LeCun-normal init (hooke.nn.lecun_normal_) and inputs at mean 0, variance 1."
+    return "Initialize by the activation (He for ReLU: nn.init.kaiming_normal_), or see hooke.nn.self_normalize_."
+
+
+_EFFECTS = (_drift, _fading)

@@ -1,0 +1,77 @@
+"""The weights of a repaired net: which must be drawn anew, and how a trained batch norm enters the layer before it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+
+from hooke.nn.self_normalizing.finding import BIAS_MEAN, BIAS_SQUARE, SPREAD, TAU
+from hooke.nn.self_normalizing.graph import Node
+from hooke.nn.self_normalizing.layers import lecun_normal_
+
+Layer = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Layers whose weights can be drawn anew; their first dimension counts units."""
+
+
+def owners_of(model: nn.Module) -> dict[int, list[str]]:
+    """Names under which each parameter stands, by its identity."""
+    found: dict[int, list[str]] = {}
+    for path, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                found.setdefault(id(parameter), []).append(f"{path}.{name}".lstrip("."))
+    return found
+
+
+def is_off_scale(weight: Tensor) -> bool:
+    """Whether tau, mean over units, is outside theorem 1's domain by more than chance."""
+    tau = weight.detach().double().square().flatten(1).sum(1).mean().item()
+    error = SPREAD * math.sqrt(2 / weight.numel())
+    return not TAU[0] - error <= tau <= TAU[1] + error
+
+
+def is_off_zero(bias: Tensor) -> bool:
+    """Whether biases matter beside mean 0 and variance 1."""
+    bias = bias.detach().double()
+    return bias.mean().abs().item() > BIAS_MEAN or bias.square().mean().item() > BIAS_SQUARE
+
+
+def draw_(weight: Tensor, bias: Any) -> None:
+    """LeCun-normal weights, bias 0."""
+    lecun_normal_(weight)
+    if bias is not None:
+        nn.init.zeros_(bias)
+
+
+def can_fold(node: Node, modules: Mapping[str, nn.Module], uses: Mapping[str, list[Node]]) -> bool:
+    """Whether `node` is a batch norm with running statistics that alone reads one layer."""
+    above = node.parents[0]
+    layer, norm = modules.get(above.module), modules.get(node.module)
+    return (
+        isinstance(layer, Layer)
+        and isinstance(norm, nn.modules.batchnorm._BatchNorm)
+        and norm.running_mean is not None
+        and len(above.children) == 1
+        and len(uses[above.module]) == len(uses[node.module]) == 1
+        and not parametrize.is_parametrized(layer)
+    )
+
+
+def fold_(layer: nn.Module, norm: nn.Module) -> None:
+    """Multiply the norm's running statistics and gains into the layer before it."""
+    assert isinstance(layer, Layer) and isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    fuse: Any = fuse_linear_bn_weights if isinstance(layer, nn.Linear) else fuse_conv_bn_weights
+    statistics = (norm.running_mean, norm.running_var, norm.eps)
+    weight, bias = fuse(layer.weight, layer.bias, *statistics, norm.weight, norm.bias)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        if layer.bias is None:
+            layer.bias = nn.Parameter(bias.detach().clone())
+        else:
+            layer.bias.copy_(bias)

@@ -1,0 +1,1 @@
+"""Not named as a paper is: a shared part."""
