@@ -13,11 +13,11 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from hooke.claim import NOT_JUDGED, NOT_REPRODUCED, REPRODUCED
-from hooke.report import JudgedPaper, write_index, write_verdicts
+from hooke.report import JudgedPaper, write_index, write_pictures, write_verdicts
 from papers.error import PapersError
 from papers.paper import HERE, Paper, judge, keys, load
 from papers.progress import say
-from papers.table import write_table
+from papers.table import write_table, write_tables
 from papers.trial import Trials
 
 SMOKE_OUT = Path("runs/papers-smoke")
@@ -115,7 +115,7 @@ def carry_out(request: Request, said: Console, shown: Console) -> int:
             say(shown, f"Stopped. Every finished trial is in {request.records}. Go on: {request.command}")
             return 130
     judged = {key: judge(key, papers[key], request.record(key)) for key in sorted(papers)}
-    pages = _write(request, asked, judged)
+    pages = _write(request, asked, papers, judged)
     for key in asked:
         if judged[key].table:
             said.print(_verdicts(judged[key]))
@@ -159,15 +159,23 @@ def _run(request: Request, asked: Sequence[str], papers: Mapping[str, Paper], sh
     return failed
 
 
-def _write(request: Request, asked: Sequence[str], judged: dict[str, JudgedPaper]) -> dict[str, Path]:
-    """The pages of the papers that have a record, the index, and the README's table."""
+def _write(
+    request: Request, asked: Sequence[str], papers: Mapping[str, Paper], judged: dict[str, JudgedPaper]
+) -> dict[str, Path]:
+    """The pages of the papers that have a record, the index, the README's table and those of the documents."""
     try:
         pages = {key: write_verdicts(judged[key], request.pages / f"{key}.html") for key in asked if judged[key].table}
         write_index(list(judged.values()), request.pages / "index.html")
+        for key in pages if request.at_home else ():
+            write_pictures(judged[key], request.pages)
     except ImportError as error:
         raise PapersError(str(error)) from error
     if request.at_home:
         write_table(list(judged.values()), request.folder.parent / "README.md")
+        for key in pages:
+            write_tables(
+                key, getattr(papers[key], "TABLES", {}), judged[key].table, sorted(request.pages.parent.glob("*.md"))
+            )
     return pages
 
 

@@ -20,7 +20,11 @@ KEY = re.compile(r"[a-z]+\d{4}[a-z]+")
 
 
 class Paper(Protocol):
-    """What the module of a paper defines; `PICTURES`, a tuple of `Picture`, may be left out."""
+    """What the module of a paper defines; `PICTURES`, a tuple of `Picture`, and `TABLES` may be left out.
+
+    `TABLES` maps a name to a function from the recorded trials to Markdown, which stands in the documents between
+    `<!-- KEY NAME -->` and `<!-- /KEY NAME -->`.
+    """
 
     SOURCE: Source
     DEPARTURES: tuple[str, ...]

@@ -32,9 +32,6 @@ from hooke.nn import THEOREMS, TheoremDomain
 Box = tuple[float, float, float, float]
 """Lowest and highest m, lowest and highest v."""
 
-Point = dict[str, float | Box]
-"""Mean, omega, variance and tau of a point, the value attained there, and the box of (m, v) around it."""
-
 Function = Callable[[arb, arb], arb]
 
 PAPER_BOX = {"mean": (-0.03106, 0.06773), "variance": (0.80009, 1.48617)}
@@ -66,6 +63,30 @@ class Bound:
 
 
 @dataclass(frozen=True)
+class Counterexample:
+    """A point of the domain where the statement fails for sure.
+
+    Attributes:
+        mean: Its mean.
+        variance: Its variance.
+        omega: Its omega.
+        tau: Its tau.
+        value: What is attained there: the spectral norm, the ratio of variances, or an output's moment.
+        box: The box of (m, v) around it.
+    """
+
+    mean: float
+    variance: float
+    omega: float
+    tau: float
+    value: float
+    box: Box
+
+    def __str__(self) -> str:
+        return f"mean {self.mean:.4g}, variance {self.variance:.4g}, omega {self.omega:.4g}, tau {self.tau:.4g}"
+
+
+@dataclass(frozen=True)
 class Proof:
     """A theorem's verdict.
 
@@ -77,7 +98,7 @@ class Proof:
             of the largest norm or the worst ratio what is attained and what is proved, in ascending order.
         boxes: How many boxes were looked at.
         seconds: How long that took.
-        counterexample: A point of the domain where the statement fails for sure, with the box around it.
+        counterexample: Where the statement fails, if such a point was found.
     """
 
     name: str
@@ -86,7 +107,7 @@ class Proof:
     bounds: dict[str, tuple[float, float]]
     boxes: int
     seconds: float
-    counterexample: Point | None = None
+    counterexample: Counterexample | None = None
 
 
 def prove(name: str) -> Proof:
@@ -120,7 +141,7 @@ def contraction(domain: TheoremDomain) -> Proof:
     counterexample, says = inside.counterexample, f"spectral norm at most {norm.upper:.4f}; {inside.says}"
     if norm.attained >= 1:
         counterexample = search.witness(norm, norm.attained)
-        says = f"spectral norm {norm.attained:.4f} at {_spell_point(counterexample)}"
+        says = f"spectral norm {norm.attained:.4f} at {counterexample}"
     proved = inside.proved and norm.upper < 1
     bounds = {"norm": (norm.attained, norm.upper), **inside.bounds}
     if proved:
@@ -142,7 +163,7 @@ def image(domain: TheoremDomain, mean: tuple[float, float], variance: tuple[floa
         for found, end, value in ((low, -wanted[0], -low.attained), (high, wanted[1], high.attained)):
             if found.attained >= end and counterexample is None:
                 counterexample = search.witness(found, value)
-                says = f"the outputs' {name} reaches {value:.7g} at {_spell_point(counterexample)}"
+                says = f"the outputs' {name} reaches {value:.7g} at {counterexample}"
     proved = all(
         want[0] < bounds[name][0] and bounds[name][1] < want[1]
         for name, want in zip(OUTPUTS, (mean, variance), strict=True)
@@ -269,13 +290,13 @@ class _Search:
         self.boxes += found.boxes
         return found
 
-    def witness(self, bound: Bound, value: float, tau: Callable[[arb], arb] | None = None) -> Point:
+    def witness(self, bound: Bound, value: float, tau: Callable[[arb], arb] | None = None) -> Counterexample:
         """The point of the domain that stands behind (m, v): with the largest tau if not told another."""
         m, v = bound.at
         weight, omega = float((tau or self.largest_tau)(arb(v)).mid()), self.domain.omega[1]
         point = {"mean": m / omega if omega else 0.0, "omega": omega, "variance": v / weight, "tau": weight}
         inside = {name: min(max(point[name], low), high) for name, (low, high) in self.domain.bounds.items()}
-        return {**inside, "value": value, "box": bound.box}
+        return Counterexample(**inside, value=value, box=bound.box)
 
     def ratio(self, worst: Bound, limit: float, says: str, tau: Callable[[arb], arb], started: float) -> Proof:
         """The verdict of a theorem about a ratio of variances, which has the sign of `limit`."""
@@ -283,7 +304,7 @@ class _Search:
         counterexample = None
         if worst.attained >= limit:
             counterexample = self.witness(worst, abs(worst.attained), tau)
-            says = f"the variance becomes {abs(worst.attained):.4f} of what it was at {_spell_point(counterexample)}"
+            says = f"the variance becomes {abs(worst.attained):.4f} of what it was at {counterexample}"
         seconds = time.perf_counter() - started
         return _proof(self.domain, worst.upper < limit, says, {"ratio": ends}, self.boxes, seconds, counterexample)
 
@@ -368,7 +389,7 @@ def _proof(
     bounds: dict[str, tuple[float, float]],
     boxes: int,
     seconds: float,
-    counterexample: Point | None,
+    counterexample: Counterexample | None,
 ) -> Proof:
     if not proved and counterexample is None:
         says = f"undecided after {boxes:,} boxes: {says}"
@@ -377,7 +398,3 @@ def _proof(
 
 def _spell(ends: tuple[float, float]) -> str:
     return f"{ends[0]:.6f} to {ends[1]:.6f}"
-
-
-def _spell_point(point: Point) -> str:
-    return ", ".join(f"{name} {point[name]:.4g}" for name in ("mean", "omega", "variance", "tau"))

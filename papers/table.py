@@ -1,11 +1,12 @@
-"""The README's table of papers and verdicts, made from the records."""
+"""Tables in the documents that are made from the records: the README's of verdicts, and those of single papers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from hooke.claim import WORDS
+from hooke.claim import WORDS, Missing, Table
 from hooke.report import JudgedPaper
 from papers.error import PapersError
 
@@ -43,3 +44,40 @@ def write_table(papers: Sequence[JudgedPaper], readme: Path) -> None:
     """Put the table between the markers of the README."""
     before, _, after = between(readme.read_text(encoding="utf-8"))
     readme.write_text(f"{before}{BEGIN}\n{markdown(papers)}{END}{after}", encoding="utf-8")
+
+
+def fill(text: str, key: str, tables: Mapping[str, Callable[[Table], str]], table: Table) -> str:
+    """`text` with every `<!-- KEY NAME -->...<!-- /KEY NAME -->` holding what `tables[NAME]` makes of the record.
+
+    Args:
+        text: A page in Markdown.
+        key: The paper's.
+        tables: Name to a function from recorded trials to Markdown.
+        table: The trials; where they do not suffice, the place says so.
+
+    Raises:
+        PapersError: A page asks for a table that the paper does not define.
+    """
+
+    def made(place: re.Match[str]) -> str:
+        name = place[1]
+        if name not in tables:
+            raise PapersError(
+                f"{key}: a page's table must be one of {', '.join(tables)}. Got {name!r}. Define it in TABLES."
+            )
+        try:
+            content = tables[name](table)
+        except Missing as error:
+            content = f"*Not yet: {error}*\n"
+        return f"<!-- {key} {name} -->\n{content}<!-- /{key} {name} -->"
+
+    return re.sub(rf"<!-- {key} (\S+) -->.*?<!-- /{key} \1 -->", made, text, flags=re.DOTALL)
+
+
+def write_tables(key: str, tables: Mapping[str, Callable[[Table], str]], table: Table, pages: Sequence[Path]) -> None:
+    """Fill the places of one paper in Markdown pages."""
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        filled = fill(text, key, tables, table)
+        if filled != text:
+            page.write_text(filled, encoding="utf-8")

@@ -7,6 +7,6 @@ when a page is written, not before.
 
 from hooke.report.page import write_report
 from hooke.report.read import read_run
-from hooke.report.verdicts import JudgedPaper, write_index, write_verdicts
+from hooke.report.verdicts import JudgedPaper, write_index, write_pictures, write_verdicts
 
-__all__ = ["JudgedPaper", "read_run", "write_index", "write_report", "write_verdicts"]
+__all__ = ["JudgedPaper", "read_run", "write_index", "write_pictures", "write_report", "write_verdicts"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hooke.claim import NOT_JUDGED, NOT_REPRODUCED, REPRODUCED, WORDS, Claim, Missing, Picture, Source, Table, Verdict
-from hooke.report.chart import paint
+from hooke.report.chart import alone, paint
 from hooke.report.template import need_extra, render
 
 KINDS = {REPRODUCED: "good", NOT_REPRODUCED: "bad", NOT_JUDGED: "mild"}
@@ -81,6 +81,25 @@ def write_index(papers: Sequence[JudgedPaper], out: str | Path) -> Path:
     """
     need_extra("write_index")
     return _write(out, "papers.html.j2", title="Papers that judge themselves", papers=papers, kinds=KINDS)
+
+
+def write_pictures(paper: JudgedPaper, folder: str | Path) -> list[Path]:
+    """Write each picture of a paper as an SVG file, for pages that show some of them.
+
+    Args:
+        paper: Whose pictures; one that its record cannot fill is left out.
+        folder: Where `KEY-NAME.svg` go; NAME is what the function that draws is called.
+
+    Returns:
+        list[Path]: The files.
+    """
+    need_extra("write_pictures")
+    written = []
+    for picture, svg, _ in _pictures(paper):
+        if svg:
+            written.append(Path(folder) / f"{paper.key}-{picture.draw.__name__}.svg")
+            written[-1].write_text(alone(svg), encoding="utf-8")
+    return written
 
 
 def _write(out: str | Path, template: str, **values: Any) -> Path:

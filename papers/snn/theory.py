@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import hooke.nn
-from papers.snn.proof import prove
+from papers.snn_proof import prove
 
 ACTIVATIONS: dict[str, Any] = {
     "SELU": nn.SELU(),

@@ -65,7 +65,7 @@ def only_selu(table: Table) -> Verdict:
     ours = f"able: {', '.join(able)}" if able else "none of the four is able"
     note = "Each as it is, and multiplied so that variance 1 is kept."
     if able:
-        note = "As they are, none has such a point. Multiplied so, tanh saturates, has a slope above 1, and attracts (0, 1)."
+        note = "As they are, none has one. Multiplied to keep variance 1, tanh is steep enough, saturates and attracts."
     return Verdict(verdict_word(not able), ours, "none", note=note)
 
 

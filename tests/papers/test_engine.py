@@ -24,6 +24,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from hooke.claim import NOT_JUDGED, REPRODUCED, Table
+from hooke.report import write_pictures
 from papers import backend as joblib_backend
 from papers import paper as paper_module
 from papers import table as readme
@@ -618,6 +619,28 @@ def test_the_readme_says_what_the_records_say() -> None:
     assert inside == f"\n{readme.markdown(judged_papers())}"
 
 
+def test_the_documents_say_what_the_records_say() -> None:
+    for key in paper_module.keys():  # noqa: SIM118
+        trials = trial.recorded(paper_module.HERE / "results" / f"{key}.jsonl")
+        for page in (ROOT / "docs").glob("*.md"):
+            text = page.read_text(encoding="utf-8")
+            assert text == readme.fill(text, key, getattr(paper_module.load(key), "TABLES", {}), trials), page.name
+
+
+def test_a_table_fills_its_place() -> None:
+    text = (
+        "a\n<!-- k one -->\nold\n<!-- /k one -->\nb\n<!-- k two --><!-- /k two -->\n<!-- x one -->kept<!-- /x one -->"
+    )
+    tables: dict[str, Callable[[Table], str]] = {"one": lambda t: f"{len(t)} rows\n", "two": lambda t: t.one("absent")}
+    filled = readme.fill(text, "k", tables, Table())
+    assert "<!-- k one -->\n0 rows\n<!-- /k one -->" in filled
+    assert "<!-- k two -->\n*Not yet: No trial in the record.*\n<!-- /k two -->" in filled
+    assert filled.endswith("<!-- x one -->kept<!-- /x one -->")
+    assert readme.fill(filled, "k", tables, Table()) == filled
+    with pytest.raises(PapersError, match=r"^k: a page's table must be one of one, two\. Got 'three'\."):
+        readme.fill("<!-- k three --><!-- /k three -->", "k", tables, Table())
+
+
 def test_the_committed_pages_say_what_the_records_say() -> None:
     for paper in judged_papers():
         page = ROOT / "docs" / "papers" / f"{paper.key}.html"
@@ -644,3 +667,18 @@ def test_the_smoke_run_of_every_paper(key: str, tmp_path: Path) -> None:
         [*command, key, "--judge", "--out", str(tmp_path)], env=environment(), check=True, capture_output=True
     )
     assert html.unescape((tmp_path / f"{key}.html").read_text(encoding="utf-8")) == page
+
+
+def test_pictures_stand_alone(tmp_path: Path) -> None:
+    """Each picture that the record fills is an SVG file, with colors of its own."""
+    import xml.etree.ElementTree as ElementTree
+
+    toy = paper_module.load(KEY, TOYS)
+    trials = Trials(tmp_path / "toy.jsonl")
+    toy.run(toy.SMOKE, trials)
+    judged = paper_module.judge(KEY, toy, tmp_path / "toy.jsonl")
+    (path,) = write_pictures(judged, tmp_path)
+    assert path.name == f"{KEY}-draw.svg"
+    assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+    assert "var(--" not in path.read_text()
+    assert "seed 1" in path.read_text()

@@ -7,10 +7,20 @@ import pytest
 import torch
 from flint import arb
 
-from hooke.nn import THEOREMS, moment_jacobian, moment_map
+from hooke.nn import THEOREMS, TheoremDomain, moment_jacobian, moment_map
 from hooke.nn.self_normalizing.moments import ALPHA, SCALE
 from papers import snn_proof
-from papers.snn_proof import PAPER_BOX, contraction, falling_variance, image, moment_balls, prove, rising_variance
+from papers.snn_proof import (
+    PAPER_BOX,
+    Counterexample,
+    Proof,
+    contraction,
+    falling_variance,
+    image,
+    moment_balls,
+    prove,
+    rising_variance,
+)
 
 ONE, TWO = THEOREMS["theorem 1"], THEOREMS["theorem 2"]
 THREE, LARGER = THEOREMS["theorem 3"], THEOREMS["theorem 3, larger tau"]
@@ -72,44 +82,44 @@ def test_theorem_3_holds_far_below_the_papers_bounds_but_not_down_to_zero() -> N
         )
 
 
-def reached(point: dict) -> tuple[float, float]:
-    mean, variance = moment_map(point["mean"], point["variance"], point["omega"], point["tau"])
+def reached(point: Counterexample) -> tuple[float, float]:
+    mean, variance = moment_map(point.mean, point.variance, point.omega, point.tau)
     return mean.item(), variance.item()
 
 
-def refuted(proof: snn_proof.Proof, domain: snn_proof.TheoremDomain) -> dict:
+def refuted(proof: Proof, domain: TheoremDomain) -> Counterexample:
     """The counterexample, which must lie in its box and in the domain."""
     point = proof.counterexample
     assert not proof.proved
     assert point is not None
-    at = {name: point[name] for name in ("mean", "variance", "omega", "tau")}
-    assert domain.contains(**at)
-    m0, m1, v0, v1 = point["box"]
+    assert domain.contains(point.mean, point.variance, point.omega, point.tau)
+    m0, m1, v0, v1 = point.box
     slack = 1e-12
-    assert m0 - slack <= point["mean"] * point["omega"] <= m1 + slack
-    assert v0 * (1 - slack) <= point["variance"] * point["tau"] <= v1 * (1 + slack)
+    assert m0 - slack <= point.mean * point.omega <= m1 + slack
+    assert v0 * (1 - slack) <= point.variance * point.tau <= v1 * (1 + slack)
+    assert str(point) in proof.says
     return point
 
 
 def test_false_statements_about_the_variance_get_a_counterexample() -> None:
     point = refuted(falling_variance(TWO, factor=0.95), TWO)
-    assert reached(point)[1] >= 0.95 * point["variance"]
+    assert reached(point)[1] >= 0.95 * point.variance
     point = refuted(rising_variance(THREE, factor=1.17), THREE)
-    assert reached(point)[1] <= 1.17 * point["variance"]
+    assert reached(point)[1] <= 1.17 * point.variance
     wider = replace(TWO, variance=(1.0, 16.0))
     point = refuted(falling_variance(wider), wider)
-    assert reached(point)[1] >= point["variance"]
+    assert reached(point)[1] >= point.variance
     proof = rising_variance(replace(THREE, variance=(0.02, 1.5)))
     point = refuted(proof, replace(THREE, variance=(0.02, 1.5)))
-    assert reached(point)[1] <= point["variance"]
-    assert proof.says.startswith(f"the variance becomes {point['value']:.4f} of what it was at mean ")
+    assert reached(point)[1] <= point.variance
+    assert proof.says.startswith(f"the variance becomes {point.value:.4f} of what it was at mean ")
 
 
 def test_bounds_tightened_beyond_the_truth_are_not_proved() -> None:
-    assert falling_variance(TWO, factor=0.9602).proved
-    assert not falling_variance(TWO, factor=0.9600).proved
-    assert rising_variance(THREE, factor=1.1588).proved
-    assert not rising_variance(THREE, factor=1.1591).proved
+    assert falling_variance(TWO, factor=0.9601).proved
+    assert not falling_variance(TWO, factor=0.96008).proved
+    assert rising_variance(THREE, factor=1.15878).proved
+    assert not rising_variance(THREE, factor=1.1588).proved
     assert not image(ONE, (-0.03107, 0.06772), (0.8, 1.5)).proved
     assert not image(ONE, (-0.03107, 0.06773), (0.8038, 1.5)).proved
 
@@ -117,9 +127,9 @@ def test_bounds_tightened_beyond_the_truth_are_not_proved() -> None:
 def test_a_domain_that_does_not_contract_gets_a_counterexample() -> None:
     wider = replace(ONE, variance=(0.1, 1.5))
     point = refuted(contraction(wider), wider)
-    J = moment_jacobian(point["mean"], point["variance"], point["omega"], point["tau"])
-    assert torch.linalg.matrix_norm(J, 2).item() == pytest.approx(point["value"], rel=1e-9)
-    assert point["value"] >= 1
+    J = moment_jacobian(point.mean, point.variance, point.omega, point.tau)
+    assert torch.linalg.matrix_norm(J, 2).item() == pytest.approx(point.value, rel=1e-9)
+    assert point.value >= 1
 
 
 def test_a_domain_that_is_left_gets_a_counterexample() -> None:
@@ -151,27 +161,20 @@ def contains(ball: arb, number: float, rel: float = 1e-12) -> bool:
 
 
 def test_random_points_lie_in_their_enclosures() -> None:
-    chance = random.Random(0)
+    chance, cases = random.Random(0), []
     for _ in range(300):
-        v = 10 ** chance.uniform(-4, 1.3)
-        m, size = chance.uniform(-0.1, 0.1), 10 ** chance.uniform(-4, -0.5)
+        m, v = chance.uniform(-0.1, 0.1), 10 ** chance.uniform(-4, 1.3)
+        size = 10 ** chance.uniform(-4, -0.5)
         box = m - size * v**0.5, m + size * v**0.5, v * (1 - size), v * (1 + size)
-        balls = snn_proof._balls(box)
-        mean, variance = moment_balls(*balls)
-        derivatives = snn_proof.Moments(*balls)
-        for _ in range(3):
-            at = chance.uniform(*box[:2]), chance.uniform(*box[2:])
-            got = moment_map(*at, 1.0)
-            assert contains(mean, got[0].item())
-            assert contains(variance, got[1].item())
-            (a, b), (c, d) = moment_jacobian(*at, 1.0).tolist()
-            for ball, number in (
-                (derivatives.mean_m, a),
-                (derivatives.mean_v, b),
-                (derivatives.variance_m, c),
-                (derivatives.variance_v, d),
-            ):
-                assert contains(ball, number)
+        cases += [(box, chance.uniform(*box[:2]), chance.uniform(*box[2:])) for _ in range(3)]
+    at = torch.tensor([case[1:] for case in cases], dtype=torch.float64).T
+    moments, slopes = moment_map(at[0], at[1], 1.0), moment_jacobian(at[0], at[1], 1.0).flatten(1).T
+    numbers = torch.stack([*moments, *slopes], -1).tolist()
+    for (box, *_), point in zip(cases, numbers, strict=True):
+        d = snn_proof.Moments(*snn_proof._balls(box))
+        balls = *moment_balls(*snn_proof._balls(box)), d.mean_m, d.mean_v, d.variance_m, d.variance_v
+        for ball, number in zip(balls, point, strict=True):
+            assert contains(ball, number)
 
 
 def test_enclosures_shrink_with_their_boxes() -> None:

@@ -1,0 +1,61 @@
+"""Tables for the documents, as Markdown, from the record alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+
+from hooke.claim import Table
+from papers.snn.depth_verdict import best_errors
+from papers.snn.rank import METHODS
+from papers.snn.uci_verdict import small_ranking, uci_ranking
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def ranks(table: Table) -> str:
+    """Rank differences under both grids, with intervals and tests."""
+    found = {grid: uci_ranking(table, grid) for grid in ("paper", "equal")}
+    by_method = {grid: {one.method: one for one in ranking} for grid, (ranking, _) in found.items()}
+    rows = []
+    for method in [one.method for one in found["equal"][0]]:
+        row = [method]
+        for grid in ("paper", "equal"):
+            one = by_method[grid][method]
+            low, high = one.interval
+            row += [f"{one.difference:+.2f} ({low:+.2f} to {high:+.2f})", "" if method == "SNN" else f"{one.p:.2g}"]
+        rows.append(row)
+    tasks = found["equal"][1]
+    head = ["method", "rank, the paper's grids", "p", "rank, equal grids", "p"]
+    words = f"\n{tasks} tasks. Mean rank less 4, 95 % interval over tasks; p of Wilcoxon's test against SNN.\n"
+    return markdown(head, rows) + words
+
+
+def small(table: Table) -> str:
+    """Ranks with random forest and support vector machine on the small tasks."""
+    found, tasks = small_ranking(table)
+    rows = [[one.method, f"{one.difference:+.2f} ({one.interval[0]:+.2f} to {one.interval[1]:+.2f})"] for one in found]
+    return markdown(["method", "rank"], rows) + f"\n{tasks} tasks of at most 1,000 rows; mean rank less 5.\n"
+
+
+def depth(table: Table) -> str:
+    """Training error of every method at every depth, each at its best rate."""
+    rows = table.where(study="depth")
+    places = list(rows.groups("source", "depth"))
+    lines = [
+        [method, *(f"{100 * fmean(best_errors(table, *_key(place, method))):.1f}" for place in places)]
+        for method in METHODS
+    ]
+    return markdown(["training error (%)", *(f"{source}, {layers}" for source, layers in places)], lines)
+
+
+def _key(place: tuple[str, int], method: str) -> tuple[str, str, int]:
+    source, layers = place
+    return source, method, layers
+
+
+TABLES: Mapping[str, Callable[[Table], str]] = {"ranks": ranks, "small": small, "depth": depth}
