@@ -67,7 +67,7 @@ def _vectors(stream: list[int], words: int, vector: int) -> np.ndarray:
     left, right = (np.concatenate([pair[i] for pair in near]) for i in (0, 1))
     counts = coo_matrix((np.ones(len(left)), (left, right)), (words, words)).tocsr()
     counts = (counts + counts.T).log1p()
-    u, s, _ = svds(counts, vector, random_state=0)
+    u, s, _ = svds(counts, vector, v0=np.random.default_rng(0).standard_normal(words))
     found = data.standardized(u * np.sqrt(s))[0]
     found[0] = 0.0
     return found

@@ -63,9 +63,9 @@ def moments(table: Table, figure: Any) -> None:
         left.fill_between(depths, low, high, color=COLORS["SNN"], alpha=0.08 * shade, lw=0)
     left.set(xlabel="layer", ylabel="variance of the activations", ylim=(0.4, 1.6))
     left.legend(fontsize=6.5, frameon=False, ncols=2)
+    widths = sorted(set(rows.column("width")))
     for depth in sorted(set(rows.column("depth"))):
         at = rows.where(depth=depth).groups("width")
-        widths = sorted(width for (width,) in at)
         right.loglog(widths, [spread(at[(width,)]) for width in widths], "o-", ms=3, label=f"{depth} layers")
     reference = np.array(widths, float)
     right.loglog(reference, 2 * reference**-0.5, "--", color="#8796a5", lw=1, label="width$^{-1/2}$")
@@ -129,9 +129,17 @@ def tox21(table: Table, figure: Any) -> None:
     """Area against depth."""
     figure.set_size_inches(6.2, 3.2)
     axes = figure.add_subplot()
-    for method, by_depth in tox21_areas(table).items():
-        depths = sorted(by_depth)
-        axes.plot(depths, [100 * fmean(by_depth[d]) for d in depths], "o-", ms=3, color=COLORS[method], label=method)
+    areas = tox21_areas(table)
+    depths = sorted({depth for by_depth in areas.values() for depth in by_depth})
+    for method, by_depth in areas.items():
+        axes.plot(
+            sorted(by_depth),
+            [100 * fmean(by_depth[d]) for d in sorted(by_depth)],
+            "o-",
+            ms=3,
+            color=COLORS[method],
+            label=method,
+        )
     axes.set_xscale("log", base=2)
     axes.set_xticks(depths, [str(d) for d in depths])
     axes.set(xlabel="layers", ylabel="area under the ROC curve (%)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -66,6 +67,7 @@ def ranking(tasks: Mapping[str, Mapping[str, float]], methods: Sequence[str], re
     out = []
     for i, method in enumerate(methods):
         apart = table[:, i] - base
-        p = float(wilcoxon(apart).pvalue) if apart.any() else 1.0
+        test: Any = wilcoxon(apart) if apart.any() else None
+        p = float(test.pvalue) if test else 1.0
         out.append(Ranking(method, float(table[:, i].mean() - middle), (float(low[i]), float(high[i])), p))
     return sorted(out, key=lambda one: one.difference)

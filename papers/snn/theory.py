@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import hooke.nn
-from papers.snn_proof import prove
+from papers.snn.proof import prove
 
 ACTIVATIONS: dict[str, Any] = {
     "SELU": nn.SELU(),
@@ -94,7 +94,8 @@ def flow(means: list[float], variances: list[float]) -> dict[str, Any]:
     for mean, variance in ((-0.9, 0.3), (-0.9, 2.2), (0.9, 0.3), (0.9, 2.2), (0.0, 2.4)):
         path = [(mean, variance)]
         for _ in range(12):
-            path.append(tuple(float(part) for part in hooke.nn.moment_map(*path[-1], omega, tau)))
+            to = hooke.nn.moment_map(*path[-1], omega, tau)
+            path.append((float(to[0]), float(to[1])))
         paths.append(path)
     return {
         "omega": omega,

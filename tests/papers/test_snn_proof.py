@@ -1,16 +1,17 @@
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 
 import pytest
 import torch
-from flint import arb
+from flint import arb, ctx
 
 from hooke.nn import THEOREMS, TheoremDomain, moment_jacobian, moment_map
 from hooke.nn.self_normalizing.moments import ALPHA, SCALE
-from papers import snn_proof
-from papers.snn_proof import (
+from papers.snn import enclosure
+from papers.snn.proof import (
     PAPER_BOX,
     Counterexample,
     Proof,
@@ -141,7 +142,7 @@ def test_a_domain_that_is_left_gets_a_counterexample() -> None:
 
 
 def test_a_search_that_is_cut_short_is_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snn_proof, "_MOST_BOXES", 3)
+    monkeypatch.setattr(enclosure, "_MOST_BOXES", 3)
     proof = falling_variance(TWO)
     assert not proof.proved
     assert proof.counterexample is None
@@ -150,7 +151,7 @@ def test_a_search_that_is_cut_short_is_undecided(monkeypatch: pytest.MonkeyPatch
 
 def test_an_interval_that_is_not_symmetric_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"^snn_proof: omega must be symmetric around 0\. Got -0\.1 to 0\.2\. Use its hull\.$"
+        ValueError, match=r"^proof: omega must be symmetric around 0\. Got -0\.1 to 0\.2\. Use its hull\.$"
     ):
         falling_variance(replace(TWO, omega=(-0.1, 0.2)))
 
@@ -171,8 +172,8 @@ def test_random_points_lie_in_their_enclosures() -> None:
     moments, slopes = moment_map(at[0], at[1], 1.0), moment_jacobian(at[0], at[1], 1.0).flatten(1).T
     numbers = torch.stack([*moments, *slopes], -1).tolist()
     for (box, *_), point in zip(cases, numbers, strict=True):
-        d = snn_proof.Moments(*snn_proof._balls(box))
-        balls = *moment_balls(*snn_proof._balls(box)), d.mean_m, d.mean_v, d.variance_m, d.variance_v
+        d = enclosure.Moments(*enclosure._balls(box))
+        balls = *moment_balls(*enclosure._balls(box)), d.mean_m, d.mean_v, d.variance_m, d.variance_v
         for ball, number in zip(balls, point, strict=True):
             assert contains(ball, number)
 
@@ -180,21 +181,22 @@ def test_random_points_lie_in_their_enclosures() -> None:
 def test_enclosures_shrink_with_their_boxes() -> None:
     widths = []
     for size in (0.1, 0.01):
-        mean, variance = moment_balls(*snn_proof._balls((-size / 10, size / 10, 1 - size, 1 + size)))
+        mean, variance = moment_balls(*enclosure._balls((-size / 10, size / 10, 1 - size, 1 + size)))
         widths.append((float(mean.rad()), float(variance.rad())))
     assert widths[1][0] < widths[0][0] / 8
     assert widths[1][1] < widths[0][1] / 8
 
 
 def test_the_constants_are_enclosed() -> None:
-    alpha, scale = snn_proof._constants()
+    alpha, scale = enclosure._constants()
     assert float(alpha.mid()) == ALPHA
     assert float(scale.mid()) == SCALE
     assert float(alpha.rad()) < 1e-30
 
 
 def test_floats_are_rounded_up() -> None:
-    tenth = arb(1) / 10
-    assert snn_proof._up(tenth) >= 0.1
-    assert arb(snn_proof._up(tenth)) >= tenth.upper()
-    assert arb(snn_proof._up(-tenth)) >= (-tenth).upper()
+    with ctx.workprec(80):
+        for number in (arb(sign) / k for k in range(3, 60) for sign in (1, -1)):
+            up = enclosure.rounded_up(number)
+            assert arb(up) >= number.upper()
+            assert up <= math.nextafter(float(number.mid()), math.inf)

@@ -1,4 +1,4 @@
-"""The domains for which the paper proves its three theorems, as data. `papers/snn_proof.py` proves them again."""
+"""The domains for which the paper proves its three theorems, as data. `papers/snn/proof.py` proves them again."""
 
 from __future__ import annotations
 
