@@ -103,7 +103,7 @@ def selu(row: Row) -> str:
         f"\n## SELU and alpha dropout\n\nForward and backward, rate {row['p']:g}, float32, median of the ratios to "
         "torch's eager pair (`nn.SELU`, `nn.AlphaDropout`) within a round. The yardstick is a plain copy of as many "
         "bytes as the pair must move. Where there are few values, most of the time of compiled code is the call "
-        "itself.\n\n"
+        f"itself. {busy(row)}\n\n"
     )
     text += "" if row["compiler"] else "No C++ compiler was found, so nothing was compiled.\n\n"
     head = ["threads", "size", "what", "milliseconds", "times as fast", "middle half of the rounds"]
@@ -118,10 +118,15 @@ def audit(row: Row) -> str:
     ]  # fmt: skip
     text = (
         "\n## An audit\n\n`hooke.nn.audit` of a self-normalizing net, in plain forward and backward passes of the same "
-        "net on the same batch.\n\n"
+        f"net on the same batch. {busy(row)}\n\n"
     )
     head = ["threads", "batch x width", "layers", "milliseconds", "passes", "middle half of the rounds"]
     return text + table(head, rows) + source(row, "python benchmarks/selu.py --audit")
+
+
+def busy(row: Row) -> str:
+    """What else ran, which two threads on two cores feel most."""
+    return f"The machine's load was {row['load']:.1f} before it began (0: nothing else ran)."
 
 
 def newest(rows: list[Row], section: str) -> Row | None:

@@ -123,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--audit", action="store_true", help="time the audit instead")
     arguments = parser.parse_args()
-    rows = []
+    rows, load = [], os.getloadavg()[0]
     for threads in (1, 2):
         torch.set_num_threads(threads)
         if arguments.audit:
@@ -136,6 +136,7 @@ def main() -> None:
             "section": "audit" if arguments.audit else "pair",
             "p": RATE,
             "compiler": bool(COMPILER),
+            "load": load,  # programs that wanted a core before this one began
             "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
             "rows": rows,
         },

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -130,3 +131,143 @@ def test_the_command_of_a_plan_can_be_pasted(hooke) -> None:
     assert made.resume_line() == (
         "hooke run --resume --workers 2 --out x --max-restarts 0 --checkpoint-every 1.5 'my train.py' --lr 0.1 'a b'"
     )
+
+
+# hooke audit -----------------------------------------------------------------------------------------------------
+
+MODEL = """
+import torch
+from torch import nn
+from hooke.nn import SelfNormalizingMLP
+
+def healthy():
+    return SelfNormalizingMLP(32, 4, hidden=256, depth=4)
+
+def plain(hidden=128):
+    return nn.Sequential(nn.Linear(32, hidden), nn.SELU(), nn.Dropout(0.5), nn.Linear(hidden, 2))
+
+def with_inputs():
+    return healthy(), torch.randn(64, 32)
+
+def convolution():
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
+
+def words():
+    return nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 2))
+
+def broken():
+    raise OSError("no weights.pt here\\nsecond line")
+
+def needs(width):
+    return nn.Linear(width, 2)
+
+model, number = plain(), 3
+"""
+
+
+@pytest.fixture
+def audit(hooke, monkeypatch: pytest.MonkeyPatch):
+    """Calls `hooke audit` beside a file of models; what it imports is forgotten afterwards."""
+    Path("mymodels.py").write_text(MODEL)
+    Path("stops.py").write_text("raise SystemExit(3)")
+    Path("lacks.py").write_text("import nothing_of_that_name")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = set(sys.modules)
+    yield lambda *words: hooke("audit", *words)
+    for name in {"mymodels", "stops", "lacks"} & (set(sys.modules) - before):
+        del sys.modules[name]
+
+
+def test_audit_of_a_healthy_model_says_so(audit) -> None:
+    said = audit("mymodels:healthy", "--shape", "32")
+    assert said.exit_code == 0, said.output
+    assert said.stdout.rstrip().endswith("No findings.") and "linear4" in said.stdout
+    assert max(map(len, said.stdout.split("\n"))) <= 100
+    assert audit("mymodels:with_inputs").exit_code == 0
+
+
+@pytest.mark.parametrize("target", ["mymodels:plain", "mymodels:model"])
+def test_audit_names_what_to_repair_and_exits_with_1(audit, target: str) -> None:
+    said = audit(target, "--shape", "32", "--batch", "64", "--seed", "5")
+    assert said.exit_code == 1
+    assert "2 findings:" in said.stdout and "Use AlphaDropout(p=0.1)." in " ".join(said.stdout.split())
+
+
+def test_audit_is_repeatable_and_prints_json(audit) -> None:
+    first, second, other = (
+        json.loads(audit("mymodels:plain", "--shape", "32", "--json", "--seed", seed).stdout) for seed in "112"
+    )
+    assert first["layers"] == second["layers"] != other["layers"]
+    assert [one["kind"] for one in first["findings"]] == ["plain-dropout", "default-init"]
+
+
+def test_audit_takes_examples_and_draws_a_picture(audit) -> None:
+    np.save("x.npy", np.random.default_rng(0).normal(5, 1, (100, 32)))
+    np.save("words.npy", np.random.default_rng(0).integers(0, 9, (100, 6), dtype=np.int16))
+    said = audit("mymodels:healthy", "--inputs", "x.npy", "--picture", "audit.png")
+    assert said.exit_code == 1 and "Inputs have mean 4.97" in said.stdout
+    assert Path("audit.png").read_bytes().startswith(b"\x89PNG")
+    assert audit("mymodels:words", "--inputs", "words.npy").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["mymodels"], "the model must be given as MODULE:FACTORY. Got mymodels. Use e.g. mymodel:build."),
+        (["nowhere:build"], "MODULE must be importable from here. Got nowhere: no such module. Write it without .py"),
+        (["mymodels.py:plain"], "MODULE must be importable from here. Got mymodels.py: no such module."),
+        (["lacks:build"], "lacks must be importable. Got ModuleNotFoundError: No module named 'nothing_of_that_name'."),
+        (["stops:build"], "stops must be importable. Got SystemExit: 3. Run python -m stops to see where."),
+        (["mymodels:plane"], "mymodels must have plane. Got no such name. Did you mean plain?"),
+        (["mymodels:number"], "mymodels:number must be or return an nn.Module. Got int. Name a factory"),
+        (
+            ["mymodels:torch.get_num_threads"],
+            "must be or return an nn.Module, or a pair of it and its inputs. Got int.",
+        ),
+        (
+            ["mymodels:broken"],
+            "must return the model when called without arguments. Got OSError: no weights.pt here. M",
+        ),
+        (["mymodels:needs"], "Got TypeError: needs() missing 1 required positional argument: 'width'."),
+        (["mymodels:healthy"], "inputs are needed. Got none with mymodels:healthy. Use e.g. --shape 32, or --inputs"),
+        (
+            ["mymodels:convolution"],
+            "Got none with mymodels:convolution. Use e.g. --shape 3,32,32, or --inputs FILE.npy",
+        ),
+        (
+            ["mymodels:healthy", "--shape", "31"],
+            "forward must accept the inputs. Got RuntimeError: mat1 and mat2 shapes",
+        ),
+        (["mymodels:convolution", "--shape", "3,9,9"], "hooke audit: every parameter must have its shape. Got lazy 3."),
+        (["mymodels:healthy", "--shape", "3x2"], "--shape must be whole numbers of one example, above 0. Got 3x2."),
+        (["mymodels:healthy", "--shape", "0"], "--shape must be whole numbers of one example, above 0. Got 0."),
+        (["mymodels:healthy", "--shape", "32", "--batch", "1"], "--batch must be 2 or more. Got 1."),
+        (["mymodels:healthy", "--shape", "32", "--inputs", "x.npy"], "give --shape or --inputs, not both."),
+        (["mymodels:healthy", "--inputs", "x.npy"], "--inputs must be a .npy file of numbers. Got x.npy: FileNotFound"),
+        (["mymodels:healthy", "--inputs", "mymodels.py"], "--inputs must be a .npy file of numbers. Got mymodels.py:"),
+        (
+            ["mymodels:healthy", "--inputs", "text.npy"],
+            "--inputs must hold 2 examples or more, as numbers. Got text.npy",
+        ),
+        (["mymodels:healthy", "--shape", "32", "--picture", "x.xyz"], "Format 'xyz' is not supported"),
+    ],
+)
+def test_what_can_not_be_audited_is_one_sentence(audit, words: list[str], sentence: str) -> None:
+    np.save("text.npy", np.array(["a", "b"]))
+    said = audit(*words)
+    assert said.exit_code == 2
+    assert said.stderr.startswith("hooke audit: ") and sentence in " ".join(said.stderr.split())
+    assert "Traceback" not in said.output and isinstance(said.exception, SystemExit)
+    assert said.stdout == ""
+
+
+def test_help_of_audit_needs_no_torch(hooke) -> None:
+    said = hooke("audit", "--help")
+    assert said.exit_code == 0
+    for option in ("--shape", "--inputs", "--batch", "--seed", "--json", "--picture", "MODULE:FACTORY", "Exit code"):
+        assert option in said.output
+    code = (
+        "import sys; from hooke import cli; sys.argv = ['hooke', 'audit', '--help']\n"
+        "try: cli.app()\nexcept SystemExit as done: sys.exit(done.code or 'torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -31,11 +31,19 @@ def test_links_lead_to_files_that_exist(path: Path) -> None:
 def test_public_names_in_the_pages_exist(path: Path) -> None:
     for name in set(re.findall(r"`hooke\.([A-Z]\w+)", path.read_text())):
         assert hasattr(hooke, name), f"{path.name} names hooke.{name}"
+    for name in set(re.findall(r"`hooke\.nn\.(\w+)", path.read_text())):
+        assert hasattr(hooke.nn, name), f"{path.name} names hooke.nn.{name}"
 
 
 def test_every_public_name_is_in_the_reference() -> None:
     listed = set(re.findall(r"^::: hooke\.(\w+)", (ROOT / "docs" / "reference.md").read_text(), re.MULTILINE))
     assert set(hooke.__all__) <= listed
+
+
+def test_every_public_name_of_the_shelves_is_in_the_reference() -> None:
+    listed = set(re.findall(r"^::: hooke\.nn\.(\w+)", (ROOT / "docs" / "reference.md").read_text(), re.MULTILINE))
+    constants = {"THEOREMS"}
+    assert set(hooke.nn.__all__) - constants == listed
 
 
 def test_the_map_in_contributing_names_every_file_of_the_top_level() -> None:

@@ -4,22 +4,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hooke.nn.self_normalizing.fixed_point import FixedPoint as FixedPoint
-    from hooke.nn.self_normalizing.fixed_point import SeluParameters as SeluParameters
-    from hooke.nn.self_normalizing.fixed_point import fixed_point as fixed_point
-    from hooke.nn.self_normalizing.moments import moment_jacobian as moment_jacobian
-    from hooke.nn.self_normalizing.moments import moment_map as moment_map
-    from hooke.nn.self_normalizing.fixed_point import selu_parameters as selu_parameters
     from hooke.nn.self_normalizing.audit import AuditReport as AuditReport
     from hooke.nn.self_normalizing.audit import Finding as Finding
     from hooke.nn.self_normalizing.audit import audit as audit
-    from hooke.nn.self_normalizing.repair import Repairs as Repairs
-    from hooke.nn.self_normalizing.repair import self_normalize_ as self_normalize_
+    from hooke.nn.self_normalizing.fixed_point import FixedPoint as FixedPoint
+    from hooke.nn.self_normalizing.fixed_point import SeluParameters as SeluParameters
+    from hooke.nn.self_normalizing.fixed_point import fixed_point as fixed_point
+    from hooke.nn.self_normalizing.fixed_point import selu_parameters as selu_parameters
     from hooke.nn.self_normalizing.layers import SELU as SELU
     from hooke.nn.self_normalizing.layers import AlphaDropout as AlphaDropout
     from hooke.nn.self_normalizing.layers import FeatureAlphaDropout as FeatureAlphaDropout
     from hooke.nn.self_normalizing.layers import SelfNormalizingMLP as SelfNormalizingMLP
     from hooke.nn.self_normalizing.layers import lecun_normal_ as lecun_normal_
+    from hooke.nn.self_normalizing.moments import moment_jacobian as moment_jacobian
+    from hooke.nn.self_normalizing.moments import moment_map as moment_map
+    from hooke.nn.self_normalizing.repair import Repairs as Repairs
+    from hooke.nn.self_normalizing.repair import self_normalize_ as self_normalize_
     from hooke.nn.self_normalizing.theorem import THEOREMS as THEOREMS
     from hooke.nn.self_normalizing.theorem import TheoremDomain as TheoremDomain
 

@@ -162,7 +162,7 @@ def audit(
         >>> _ = torch.manual_seed(0)
         >>> net = nn.Sequential(nn.Linear(64, 64), nn.SELU(), nn.Dropout(0.5), nn.Linear(64, 4))
         >>> [finding.kind for finding in audit(net, torch.randn(256, 64)).findings]
-        ['default-init', 'plain-dropout']
+        ['plain-dropout', 'default-init']
 
     Reference:
         Klambauer et al., "Self-normalizing neural networks", arXiv 1706.02515, eqs. 4, 5 and theorem 1.

@@ -57,6 +57,8 @@ def audit_target(
     try:
         return audit(model, given, seed=seed)
     except Exception as error:
+        if str(error).startswith("audit: "):
+            raise AuditError(str(error).removeprefix("audit: ")) from error
         raise AuditError(
             f"forward must accept the inputs. Got {_words(error)}. Give another --shape or --inputs."
         ) from error

@@ -26,22 +26,20 @@ def find(evidence: Evidence) -> tuple[Finding, ...]:
 
 
 def _not_finite(evidence: Evidence) -> Iterator[Finding]:
-    for node in evidence.nodes:
-        if node.kind == "input" and node.measured and math.isnan(node.mean):  # -inf alone may be a mask
-            yield Finding("not-finite", "inputs", "Inputs hold values that are not numbers.", "Remove or fill them.")
-            return
-        computed = node.kind in ("layer", "opaque", "activation") and node.measured
-        if computed and not (math.isfinite(node.mean) and math.isfinite(node.variance)):
-            yield Finding(
-                "not-finite", name_of(node), f"{node.op} gives values that are not finite, the first to do so.",
-                "Look at its weights and inputs; lower the learning rate if this happened in training.",
-            )  # fmt: skip
-            return
+    broken = [node for node in evidence.nodes if node.measured and not math.isfinite(node.mean + node.variance)]
+    computed = [node for node in broken if node.kind in ("layer", "opaque", "activation")]
+    if computed and any(node.kind == "input" for node in broken):  # alone, -inf may be a mask
+        yield Finding("not-finite", "inputs", "Inputs hold values that are not finite.", "Remove or fill them.")
+    elif computed:
+        yield Finding(
+            "not-finite", name_of(computed[0]), f"{computed[0].op} gives values that are not finite, the first here.",
+            "Look at its weights and inputs; lower the learning rate if this happened in training.",
+        )  # fmt: skip
 
 
 def _constant(evidence: Evidence) -> Iterator[Finding]:
-    inputs = [node for node in evidence.nodes if node.kind == "input" and node.measured and math.prod(node.shape) > 1]
-    if inputs and all(node.variance == 0 for node in inputs):
+    inputs = [node for node in evidence.nodes if node.kind == "input"]
+    if inputs and all(node.variance == 0 and math.prod(node.shape) > 1 for node in inputs):
         words = f"Inputs are all {said(inputs[0].mean)} and carry nothing."
         yield Finding("constant", "inputs", words, "Give real examples.")
         return

@@ -124,5 +124,4 @@ def name_of(node: Node) -> str:
 
 def places(nodes: Sequence[Node]) -> str:
     """In how many places, if in more than one."""
-    count = len({name_of(node) for node in nodes})
-    return f" in {count} places" if count > 1 else ""
+    return f" in {len(nodes)} places" if len(nodes) > 1 else ""

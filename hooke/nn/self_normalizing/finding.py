@@ -13,11 +13,11 @@ MEAN, VARIANCE, OMEGA, TAU = _DOMAIN.mean, _DOMAIN.variance, _DOMAIN.omega, _DOM
 SPREAD = 4.0
 """Standard errors granted to what is a mean over few units or few examples: beyond them chance is 1 in 16,000."""
 
-WANDER_MEAN, WANDER_VARIANCE = 1.0, 2.1
+WANDER_MEAN, WANDER_VARIANCE = 1.0, 2.0
 """Standard deviation over inits of a layer's mean and variance, times sqrt(width), at worst (all examples alike).
 
-One layer adds sd(selu(z)) = 1 and sd(selu(z)^2) = 1.30; the map takes 0.783 of a deviation of the variance along, so
-that it wanders by 1.30 / sqrt(1 - 0.783^2) = 2.09 in deep nets.
+One layer adds sd(selu(z)) = 1 and sd(selu(z)^2) = 1.23; the map takes 0.783 of a deviation of the variance along, so
+that it wanders by 1.23 / sqrt(1 - 0.783^2) = 1.97 in deep nets.
 """
 
 BACKWARD_FACTOR = 1.071571

@@ -112,8 +112,15 @@ class _Recorder(TorchFunctionMode):
         else:
             self._add(op, parents, _settings(op, args, kwargs, parents, made), made)
 
-    def _add(self, op: str, parents: tuple[Node, ...], settings: dict[str, Any], made: list[Tensor]) -> Node:
-        kind = _kind(op, settings)
+    def _add(
+        self,
+        op: str,
+        parents: tuple[Node, ...],
+        settings: dict[str, Any],
+        made: list[Tensor],
+        kind: Kind | None = None,
+    ) -> Node:
+        kind = kind or _kind(op, settings)
         module = self.inside[-1] if self.inside else None
         name, type_name = self._names.get(id(module), ""), type(module).__name__ if module is not None else ""
         node = Node(op, kind, parents, name, type_name, settings, shape=tuple(made[0].shape))
@@ -133,7 +140,7 @@ class _Recorder(TorchFunctionMode):
         fed_by = self._made_by.get(x)
         if fed_by is not None:
             fed_by = self._measured(fed_by, x)
-        node = self._add(op, parents, {}, made)
+        node = self._add(op, parents, {}, made, "layer")
         node.fed_by = fed_by
         if weight.is_floating_point():
             self._weigh(node, op, weight, bias)

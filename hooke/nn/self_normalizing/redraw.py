@@ -67,8 +67,10 @@ def fold_(layer: nn.Module, norm: nn.Module) -> None:
     """Multiply the norm's running statistics and gains into the layer before it."""
     assert isinstance(layer, Layer) and isinstance(norm, nn.modules.batchnorm._BatchNorm)
     fuse: Any = fuse_linear_bn_weights if isinstance(layer, nn.Linear) else fuse_conv_bn_weights
-    statistics = (norm.running_mean, norm.running_var, norm.eps)
-    weight, bias = fuse(layer.weight, layer.bias, *statistics, norm.weight, norm.bias)
+    mean: Any = norm.running_mean
+    gain = torch.ones_like(mean) if norm.weight is None else norm.weight
+    shift = torch.zeros_like(mean) if norm.bias is None else norm.bias
+    weight, bias = fuse(layer.weight, layer.bias, mean, norm.running_var, norm.eps, gain, shift)
     with torch.no_grad():
         layer.weight.copy_(weight)
         if layer.bias is None:

@@ -55,8 +55,9 @@ class Repairs:
 
 @dataclass
 class _Plan:
-    """Sentences and what carries them out; `obstacles` forbid all of it."""
+    """What to exchange, then what to do to weights and rates, each with its sentence; `obstacles` forbid all of it."""
 
+    exchanges: list[tuple[str, nn.Module, nn.Module]] = field(default_factory=list)
     steps: list[tuple[str, Callable[[], Any]]] = field(default_factory=list)
     obstacles: list[tuple[str, str]] = field(default_factory=list)
     left: list[tuple[str, str]] = field(default_factory=list)
@@ -111,8 +112,9 @@ def self_normalize_(
         Klambauer et al., "Self-normalizing neural networks", arXiv 1706.02515, section 2.
     """
     _check(model, dropout)
-    nodes = outline(model) if inputs is None else record(model, inputs, backward=False)
-    plan = _Planner(model, nodes, dropout, fold).plan()
+    plan = _Planner(model, _graph(model, inputs), dropout, fold).plan()
+    if not plan.obstacles:
+        _exchange_(model, inputs, plan)
     if plan.obstacles:
         return Repairs((), (*_grouped(plan.obstacles), *_grouped(plan.left)))
     for _, act in plan.steps:
@@ -120,7 +122,35 @@ def self_normalize_(
     left = _grouped(plan.left)
     if inputs is not None:
         left += [f"audit still says: {finding}" for finding in audit(model, inputs).findings]
-    return Repairs(tuple(sentence for sentence, _ in plan.steps), tuple(left))
+    return Repairs(tuple(sentence for sentence, *_ in (*plan.exchanges, *plan.steps)), tuple(left))
+
+
+def _graph(model: nn.Module, inputs: Any) -> list[Node]:
+    return outline(model) if inputs is None else record(model, inputs, backward=False)
+
+
+def _exchange_(model: nn.Module, inputs: Any, plan: _Plan) -> None:
+    """Exchange the modules and look whether `forward` calls the new ones; put the old ones back if not."""
+    for _, old, new in plan.exchanges:
+        new.training = old.training
+        _put_(model, old, new)
+    if not plan.exchanges:
+        return
+    try:
+        nodes = [node for node in _graph(model, inputs) if _is_hidden(node) and _must_go(node)]
+        why = "is called from a place that no module's attribute leads to: make it an attribute."
+        still = [(node.module, f"{node.op} {why}") for node in nodes]
+    except Exception as error:  # whatever forward does with a module of another kind
+        why = f"forward fails with another module in its place ({str(error).strip().splitlines()[0]})."
+        still = [(sentence.partition(":")[0], why) for sentence, *_ in plan.exchanges]
+    if still:
+        for _, old, new in plan.exchanges:
+            _put_(model, new, old)
+        plan.obstacles += still
+
+
+def _must_go(node: Node) -> bool:
+    return node.kind in ("dropout", "norm") or (node.kind == "activation" and node.op != "selu")
 
 
 def _grouped(refusals: Sequence[tuple[str, str]]) -> list[str]:
@@ -198,7 +228,7 @@ class _Planner:
                 why = f"this {what} has forward hooks, which would be lost: remove them first."
             else:
                 new, sentence = made(node)
-                self.result.steps.append((f"{name}: {sentence}", partial(_put_, self.model, module, new)))
+                self.result.exchanges.append((f"{name}: {sentence}", module, new))
                 continue
             self.result.obstacles.append((name, why))
 
@@ -307,9 +337,20 @@ def _has_layer(nodes: Sequence[Node]) -> bool:
 
 
 def _put_(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Set `new` wherever `old` is."""
-    new.training = old.training
+    """Set `new` wherever `old` is: as a child, and in plain lists and dicts that modules keep beside."""
     for parent in [*model.modules()]:
-        for name, child in parent._modules.items():
-            if child is old:
-                parent._modules[name] = new
+        for places in (parent._modules, vars(parent)):
+            for name, value in places.items():
+                places[name] = _with(value, old, new)
+
+
+def _with(value: Any, old: nn.Module, new: nn.Module) -> Any:
+    if value is old:
+        return new
+    if isinstance(value, list):
+        value[:] = [_with(part, old, new) for part in value]
+    elif type(value) is dict:
+        value.update({key: _with(part, old, new) for key, part in value.items()})
+    elif type(value) is tuple:
+        return tuple(_with(part, old, new) for part in value)
+    return value

@@ -158,6 +158,11 @@ def test_activations_that_let_the_variance_die_out(activation, mean: float, radi
     assert not point.normalizes
 
 
+def test_gradients_keep_their_size_under_he_with_relu() -> None:
+    assert fixed_point(nn.ReLU(), tau=2.0).backward_factor == pytest.approx(1, abs=1e-12)
+    assert fixed_point(nn.ReLU(), tau=1.0).backward_factor == pytest.approx(0.5, abs=1e-12)
+
+
 def test_tanh_dies_out_ever_more_slowly_and_its_slopes_do_not_say_so() -> None:
     point = fixed_point(torch.tanh)
     assert point.variance == 0
@@ -205,7 +210,8 @@ def test_a_fixed_point_with_omega() -> None:
      (nn.ReLU(), 3.0, r"one more layer changes mean .* and variance .* by .*")],
 )  # fmt: skip
 def test_growth_without_end_is_refused(activation, tau: float, what: str) -> None:
-    message = rf"^fixed_point: no fixed point was reached from start \(0\.0, 1\.0\): {what}\. Use a smaller tau, or another start\.$"
+    start = r"^fixed_point: no fixed point was reached from start \(0\.0, 1\.0\): "
+    message = rf"{start}{what}\. Use a smaller tau, or another start\.$"
     with pytest.raises(ValueError, match=message):
         fixed_point(activation, tau=tau)
 
