@@ -157,7 +157,7 @@ def audit(
     """
     import json
 
-    from hooke.nn.self_normalizing.command import AuditError, audit_target
+    from hooke.nn.self_normalizing.audit.command import AuditError, audit_target
 
     try:
         made = audit_target(target, shape=shape, inputs=inputs, batch=batch, seed=seed)

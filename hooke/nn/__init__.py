@@ -4,9 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hooke.nn.self_normalizing.audit import AuditReport as AuditReport
-    from hooke.nn.self_normalizing.audit import Finding as Finding
-    from hooke.nn.self_normalizing.audit import audit as audit
+    from hooke.nn.self_normalizing.audit.report import AuditReport as AuditReport
+    from hooke.nn.self_normalizing.audit.report import Finding as Finding
+    from hooke.nn.self_normalizing.audit.report import audit as audit
     from hooke.nn.self_normalizing.fixed_point import FixedPoint as FixedPoint
     from hooke.nn.self_normalizing.fixed_point import SeluParameters as SeluParameters
     from hooke.nn.self_normalizing.fixed_point import fixed_point as fixed_point
@@ -31,9 +31,9 @@ _HOME = {
     "SelfNormalizingMLP": "self_normalizing.layers",
     "lecun_normal_": "self_normalizing.layers",
     # does a net normalize itself, and how to make it
-    "audit": "self_normalizing.audit",
-    "AuditReport": "self_normalizing.audit",
-    "Finding": "self_normalizing.audit",
+    "audit": "self_normalizing.audit.report",
+    "AuditReport": "self_normalizing.audit.report",
+    "Finding": "self_normalizing.audit.report",
     "self_normalize_": "self_normalizing.repair",
     "Repairs": "self_normalizing.repair",
     # the theory

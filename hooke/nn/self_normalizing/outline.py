@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from hooke.nn.self_normalizing.graph import KIND_OF, Kind, Node
+from hooke.nn.self_normalizing.audit.graph import KIND_OF, Kind, Node
 from hooke.nn.self_normalizing.layers import SELU, AlphaDropout
 
 _OP_OF = {op.replace("_", ""): op for op in KIND_OF} | {

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from hooke.nn.self_normalizing.finding import BIAS_MEAN, BIAS_SQUARE, SPREAD, TAU
-from hooke.nn.self_normalizing.graph import Node
+from hooke.nn.self_normalizing.audit.finding import BIAS_MEAN, BIAS_SQUARE, SPREAD, TAU
+from hooke.nn.self_normalizing.audit.graph import Node
 from hooke.nn.self_normalizing.layers import lecun_normal_
 
 Layer = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
-from hooke.nn.self_normalizing.audit import audit
+from hooke.nn.self_normalizing.audit.finding import RATE
+from hooke.nn.self_normalizing.audit.graph import BETWEEN, Kind, Node
+from hooke.nn.self_normalizing.audit.measure import record
+from hooke.nn.self_normalizing.audit.report import audit
 from hooke.nn.self_normalizing.dropout import AlphaDropout, FeatureAlphaDropout
-from hooke.nn.self_normalizing.finding import RATE
-from hooke.nn.self_normalizing.graph import BETWEEN, Kind, Node
-from hooke.nn.self_normalizing.measure import record
 from hooke.nn.self_normalizing.outline import outline
 from hooke.nn.self_normalizing.redraw import Layer, can_fold, draw_, fold_, is_off_scale, is_off_zero, owners_of
 

@@ -19,8 +19,8 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 from hooke.nn import AuditReport, SelfNormalizingMLP, audit, fixed_point, moment_map
-from hooke.nn.self_normalizing import finding
-from hooke.nn.self_normalizing.untouched import untouched
+from hooke.nn.self_normalizing.audit import finding
+from hooke.nn.self_normalizing.audit.untouched import untouched
 
 # What is found ---------------------------------------------------------------------------------------------------
 

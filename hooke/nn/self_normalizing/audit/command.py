@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-    from hooke.nn.self_normalizing.audit import AuditReport
+    from hooke.nn.self_normalizing.audit.report import AuditReport
 
 
 class AuditError(ValueError):
@@ -41,7 +41,7 @@ def audit_target(
     import torch
     from torch import nn
 
-    from hooke.nn.self_normalizing.audit import audit
+    from hooke.nn.self_normalizing.audit.report import audit
 
     torch.manual_seed(seed)
     made = found if isinstance(found, nn.Module) else _called(target, found)

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hooke.nn.self_normalizing.finding import MEAN, SPREAD, VARIANCE, WANDER_MEAN, WANDER_VARIANCE
+from hooke.nn.self_normalizing.audit.finding import MEAN, SPREAD, VARIANCE, WANDER_MEAN, WANDER_VARIANCE
+from hooke.nn.self_normalizing.audit.graph import BETWEEN, Kind, Node
 from hooke.nn.self_normalizing.fixed_point import fixed_point
-from hooke.nn.self_normalizing.graph import BETWEEN, Kind, Node
 from hooke.nn.self_normalizing.layers import SELU
 from hooke.nn.self_normalizing.moments import ALPHA, SCALE
 

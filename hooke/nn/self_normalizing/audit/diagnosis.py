@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from hooke.nn.self_normalizing import flow_rule, weight_rule
-from hooke.nn.self_normalizing.evidence import Evidence, is_off, name_of
-from hooke.nn.self_normalizing.finding import DEEP, FADING, Finding, said
+from hooke.nn.self_normalizing.audit import flow_rule, weight_rule
+from hooke.nn.self_normalizing.audit.evidence import Evidence, is_off, name_of
+from hooke.nn.self_normalizing.audit.finding import DEEP, FADING, Finding, said
 
 _CAUSES = (*flow_rule.RULES, *weight_rule.RULES)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from hooke.nn.self_normalizing.evidence import Evidence, is_off, is_outside, name_of, places
-from hooke.nn.self_normalizing.finding import (
+from hooke.nn.self_normalizing.audit.evidence import Evidence, is_off, is_outside, name_of, places
+from hooke.nn.self_normalizing.audit.finding import (
     BACKWARD_FACTOR,
     BIAS_MEAN,
     BIAS_SQUARE,
@@ -22,7 +22,7 @@ from hooke.nn.self_normalizing.finding import (
     Finding,
     said,
 )
-from hooke.nn.self_normalizing.graph import Node
+from hooke.nn.self_normalizing.audit.graph import Node
 
 
 def init(evidence: Evidence) -> Iterator[Finding]:

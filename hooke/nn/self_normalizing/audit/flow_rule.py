@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from hooke.nn.self_normalizing.evidence import Evidence, is_off, is_outside, name_of, places, saturation
-from hooke.nn.self_normalizing.finding import CORNER, MEAN, RATE, SELF_NORMALIZE, VARIANCE, Finding, said
-from hooke.nn.self_normalizing.graph import BETWEEN, Kind, Node
+from hooke.nn.self_normalizing.audit.evidence import Evidence, is_off, is_outside, name_of, places, saturation
+from hooke.nn.self_normalizing.audit.finding import CORNER, MEAN, RATE, SELF_NORMALIZE, VARIANCE, Finding, said
+from hooke.nn.self_normalizing.audit.graph import BETWEEN, Kind, Node
 
 
 def inputs(evidence: Evidence) -> Iterator[Finding]:

@@ -6,12 +6,12 @@ import math
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from hooke.nn.self_normalizing.finding import MEAN, VARIANCE
+from hooke.nn.self_normalizing.audit.finding import MEAN, VARIANCE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from hooke.nn.self_normalizing.audit import AuditReport, LayerStatistics
+    from hooke.nn.self_normalizing.audit.report import AuditReport, LayerStatistics
 
 WIDTH = 100
 _NAME = 22

@@ -18,10 +18,10 @@ from torch.nn.parameter import UninitializedParameter
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from hooke.nn.self_normalizing.graph import KIND_OF, Kind, Node, WeightMoments, mapped, tensors_in
+from hooke.nn.self_normalizing.audit.graph import KIND_OF, Kind, Node, WeightMoments, mapped, tensors_in
+from hooke.nn.self_normalizing.audit.ledger import Ledger, moments, weight_moments
+from hooke.nn.self_normalizing.audit.untouched import untouched
 from hooke.nn.self_normalizing.layers import SELU, AlphaDropout, FeatureAlphaDropout
-from hooke.nn.self_normalizing.ledger import Ledger, moments, weight_moments
-from hooke.nn.self_normalizing.untouched import untouched
 
 _MATMUL = {"matmul": 1, "rmatmul": 1, "mm": 1, "addmm": 2}
 """Products that are a layer where one side is a parameter, and the position of that side."""

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hooke.nn.self_normalizing.diagnosis import find
-from hooke.nn.self_normalizing.evidence import Evidence, constants_of, name_of, read
-from hooke.nn.self_normalizing.finding import Finding
-from hooke.nn.self_normalizing.graph import Node
-from hooke.nn.self_normalizing.measure import record
+from hooke.nn.self_normalizing.audit.diagnosis import find
+from hooke.nn.self_normalizing.audit.evidence import Evidence, constants_of, name_of, read
+from hooke.nn.self_normalizing.audit.finding import Finding
+from hooke.nn.self_normalizing.audit.graph import Node
+from hooke.nn.self_normalizing.audit.measure import record
 from hooke.nn.self_normalizing.moments import moment_map
 from hooke.nn.self_normalizing.theorem import THEOREMS
 
@@ -97,7 +97,7 @@ class AuditReport:
 
     def table(self, rows: int = 48) -> str:
         """The layers as a text table of at most 100 columns and `rows` rows, and the findings below it."""
-        from hooke.nn.self_normalizing.audit_table import table
+        from hooke.nn.self_normalizing.audit.table import table
 
         return table(self, rows)
 
@@ -107,7 +107,7 @@ class AuditReport:
         Raises:
             ImportError: matplotlib is not installed.
         """
-        from hooke.nn.self_normalizing.audit_table import picture
+        from hooke.nn.self_normalizing.audit.table import picture
 
         return picture(self)
 
