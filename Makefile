@@ -28,6 +28,8 @@ docs: $(VENV)/.check
 
 benchmarks: $(VENV)/.base
 	$(BIN)/python benchmarks/exchange.py
+	$(BIN)/python benchmarks/selu.py
+	$(BIN)/python benchmarks/selu.py --audit
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/page.py
 

@@ -113,12 +113,12 @@ FULL: dict[str, Any] = {
     },
     "dissent": {
         "source": "war-and-peace",
-        "lrs": [0.001],
+        "lr": 0.001,
         "words": 4000,
         "vector": 100,
         "hidden": 200,
         "count": 60000,
-        "steps": 4000,
+        "steps": 6000,
         "batch": 64,
         "every": 200,
         "seeds": [0, 1, 2],
@@ -270,12 +270,11 @@ def _tox21(settings: dict[str, Any], record: Any) -> None:
 def _dissent(settings: dict[str, Any], record: Any) -> None:
     from papers.snn import dissent as study
 
-    cell = {name: value for name, value in settings.items() if name not in ("lrs", "seeds")}
+    cell = {name: value for name, value in settings.items() if name != "seeds"}
     cells = [
-        {"activation": activation, "variant": variant, "lr": lr, "seed": seed, **cell}
+        {"activation": activation, "variant": variant, "seed": seed, **cell}
         for seed in settings["seeds"]
-        for lr in settings["lrs"]
-        for variant in ("blog", "blog+BN", "SNN")
+        for variant in ("plain", "batch norm", "theory")
         for activation in ("ReLU", "SELU")
     ]
     record.study("dissent", study.trial, cells)

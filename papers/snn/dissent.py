@@ -1,8 +1,8 @@
 """The dissent: sentence pairs as sums over word vectors, where SELU was reported to lose to ReLU (Patel 2017).
 
 The blog's data (SNLI with GloVe vectors) is not at hand. Its network is rebuilt on pairs of sentences of War and
-Peace: does the second follow the first, or stand elsewhere in its chapter, or in another book? The layers, the sum over
-42 positions with shared padding, and the choices that break self-normalization are the blog's.
+Peace: does the second follow the first, or stand elsewhere in the same passage, or in another part of the book? The
+layers, the sum over 42 positions with shared padding, and the choices that break self-normalization are the blog's.
 """
 
 from __future__ import annotations
@@ -25,71 +25,83 @@ POSITIONS = 42
 TEXT = "a plain text of War and Peace as war-and-peace.txt, e.g. from https://www.gutenberg.org/ebooks/2600"
 
 
+LEAST = 20
+"""Words of a sentence at least: shorter ones say too little about where they stand."""
+
+PASSAGE, PARTS = 100, 10
+"""Sentences of a passage, and into how many parts of equal length the book is cut."""
+
+
 @functools.cache
 def pairs(source: str, words: int, vector: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Word vectors (words, vector), row 0 for padding; pairs of sentences (count, 2, 42) as its rows; classes (count,).
 
-    Vectors are a truncated SVD of the logarithms of co-occurrences within five words, each feature standardized.
+    The last tenth of the pairs is of passages that the others do not touch. Vectors are a truncated SVD of the
+    logarithms of co-occurrences within five words, each feature with mean 0 and variance 1 over the words of the text.
     """
     if source == "toy":
         random = np.random.default_rng(0)
         y = random.integers(0, 3, count)
         sentences = random.integers(1, words // 3, (count, 2, POSITIONS)) + (y * (words // 3))[:, None, None]
-        return torch.randn(words, vector), torch.from_numpy(sentences), torch.from_numpy(y)
-    chapters = _chapters(data.locate("war-and-peace.txt", TEXT).read_text(encoding="utf-8"), words)
-    vectors = _vectors([word for book in chapters for chapter in book for s in chapter for word in s], words, vector)
-    sentences, y = _pairs(chapters, count)
+        vectors = random.standard_normal((words, vector)).astype(np.float32)
+        return torch.from_numpy(vectors), torch.from_numpy(sentences), torch.from_numpy(y)
+    text = _sentences(data.locate("war-and-peace.txt", TEXT).read_text(encoding="utf-8"), words)
+    vectors = _vectors(np.concatenate(text), words, vector)
+    found = [_pairs(text, part, size) for part, size in ((False, count * 9 // 10), (True, count - count * 9 // 10))]
+    sentences, y = (np.concatenate([one[i] for one in found]) for i in (0, 1))
     return torch.from_numpy(vectors), torch.from_numpy(sentences), torch.from_numpy(y)
 
 
-def _chapters(text: str, words: int) -> list[list[list[list[int]]]]:
-    """Books of chapters of sentences of word numbers, 1 the most frequent; rarer words are dropped."""
-    books = [
-        re.split(r"\n\s*CHAPTER [IVXL]+\s*\n", book)
-        for book in re.split(r"\n\s*(?:BOOK|FIRST EPILOGUE|SECOND EPILOGUE)\b[^\n]*\n", text)
-    ]
-    tokens = [
-        [[re.findall(r"[a-z']+", s.lower()) for s in re.split(r"(?<=[.!?])\s+", c)] for c in book] for book in books
-    ]
-    seen, counts = np.unique([word for book in tokens for c in book for s in c for word in s], return_counts=True)
-    rank = {str(word): number for number, word in enumerate(seen[np.argsort(-counts)][: words - 1], 1)}
-    ranked = [[[[rank[w] for w in s if w in rank] for s in c] for c in book] for book in tokens]
-    kept = [[[s for s in c if len(s) >= 4] for c in book] for book in ranked]
-    return [[c for c in book if len(c) >= 10] for book in kept if any(len(c) >= 10 for c in book)]
+def _sentences(text: str, words: int) -> list[list[int]]:
+    """Sentences as word numbers, 1 the most frequent; rarer words are dropped, short sentences go with the next."""
+    tokens = [re.findall(r"[a-z']+", one.lower()) for one in re.split(r"(?<=[.!?])\s+", text)]
+    seen, counts = np.unique([word for one in tokens for word in one], return_counts=True)
+    rank = {str(word): number for number, word in enumerate(seen[np.argsort(-counts, kind="stable")][: words - 1], 1)}
+    ranked = [[rank[word] for word in one if word in rank] for one in tokens]
+    joined: list[list[int]] = [[]]
+    for one in ranked:
+        joined[-1] += one
+        if len(joined[-1]) >= LEAST:
+            joined.append([])
+    return joined[:-1]
 
 
-def _vectors(stream: list[int], words: int, vector: int) -> np.ndarray:
+def _vectors(stream: np.ndarray, words: int, vector: int) -> np.ndarray:
     from scipy.sparse import coo_matrix
     from scipy.sparse.linalg import svds
 
-    stream_ = np.array(stream)
-    near = [(stream_[:-k], stream_[k:]) for k in range(1, 6)]
+    near = [(stream[:-k], stream[k:]) for k in range(1, 6)]
     left, right = (np.concatenate([pair[i] for pair in near]) for i in (0, 1))
     counts = coo_matrix((np.ones(len(left)), (left, right)), (words, words)).tocsr()
-    counts = (counts + counts.T).log1p()
-    u, s, _ = svds(counts, vector, v0=np.random.default_rng(0).standard_normal(words))
-    found = data.standardized(u * np.sqrt(s))[0]
+    u, s, _ = svds((counts + counts.T).log1p(), vector, v0=np.random.default_rng(0).standard_normal(words))
+    found = u * np.sqrt(s)
+    found = data.standardized(found[stream], found)[1]
     found[0] = 0.0
     return found
 
 
-def _pairs(books: list[list[list[list[int]]]], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Class 0: the next sentence; 1: another of the chapter; 2: one of another book."""
-    random = np.random.default_rng(0)
+def _pairs(text: list[list[int]], held_out: bool, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Class 0: the next sentence; 1: another of the passage; 2: one of a passage in another part of the book.
+
+    Every tenth passage is held out.
+    """
+    passages = [text[start : start + PASSAGE] for start in range(0, len(text) - PASSAGE + 1, PASSAGE)]
+    part = [number * PARTS // len(passages) for number in range(len(passages))]
+    mine = [number for number in range(len(passages)) if (number % 10 == 9) == held_out]
+    random = np.random.default_rng(int(held_out))
     sentences, y = np.zeros((count, 2, POSITIONS), np.int64), random.integers(0, 3, count)
     for pair, kind in zip(sentences, y, strict=True):
-        here = books[(b := random.integers(len(books)))]
-        chapter = here[random.integers(len(here))]
-        at = random.integers(len(chapter) - 1)
+        here = mine[random.integers(len(mine))]
+        at = random.integers(PASSAGE - 1)
         if kind == 0:
-            other = chapter[at + 1]
+            other = passages[here][at + 1]
         elif kind == 1:
-            other = chapter[random.choice([i for i in range(len(chapter)) if abs(i - at) > 1])]
+            away = (at + random.integers(2, PASSAGE - 1)) % PASSAGE  # neither itself nor a neighbor
+            other = passages[here][away]
         else:
-            there = books[(b + random.integers(1, len(books))) % len(books)]
-            far = there[random.integers(len(there))]
-            other = far[random.integers(len(far))]
-        for row, words in zip(pair, (chapter[at], other), strict=True):
+            far = random.choice([number for number in mine if part[number] != part[here]])
+            other = passages[far][random.integers(PASSAGE)]
+        for row, words in zip(pair, (passages[here][at], other), strict=True):
             row[: min(len(words), POSITIONS)] = words[:POSITIONS]
     return sentences, y
 
@@ -109,11 +121,11 @@ class WordSum(nn.Module):
 
 
 class PairNet(nn.Module):
-    """The blog's network on two sentences; `variant` is "blog", "blog+BN" or "SNN".
+    """The blog's network on two sentences; `variant` is "plain", "batch norm" or "theory".
 
-    "blog" is Keras's default initialization (Glorot uniform), a sum over all positions, dropout 0.2 and no
-    normalization; "blog+BN" has batch normalization where the blog has it; "SNN" is what the theory asks for: LeCun's
-    initialization, a sum divided by the root of the number of words, words whose mean is taken off, alpha dropout.
+    "plain" is Keras's default initialization (Glorot uniform), a sum over all positions, dropout 0.2 and no
+    normalization; "batch norm" adds that where the blog has it. "theory" is what self-normalization asks for: LeCun's
+    initialization (He's under ReLU), a sum divided by the root of the number of words, and alpha dropout.
     """
 
     def __init__(self, vectors: Tensor, hidden: int, activation: str, variant: str) -> None:
@@ -122,9 +134,9 @@ class PairNet(nn.Module):
         act = nn.SELU if activation == "SELU" else nn.ReLU
         self.words = nn.Embedding.from_pretrained(vectors, freeze=True)
         self.each = nn.Sequential(nn.Linear(size, size), act())
-        self.sum = WordSum(by_root=variant == "SNN")
-        norm = (lambda n: [nn.BatchNorm1d(n)]) if variant == "blog+BN" else (lambda n: [])
-        drop = hooke.nn.AlphaDropout(0.05) if variant == "SNN" and activation == "SELU" else nn.Dropout(0.2)
+        self.sum = WordSum(by_root=variant == "theory")
+        norm = (lambda n: [nn.BatchNorm1d(n)]) if variant == "batch norm" else (lambda n: [])
+        drop = hooke.nn.AlphaDropout(0.05) if variant == "theory" and activation == "SELU" else nn.Dropout(0.2)
         self.between = nn.Sequential(*norm(2 * size))
         layers: list[nn.Module] = []
         for inputs in (2 * size, hidden, hidden):
@@ -136,7 +148,7 @@ class PairNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
-                if variant != "SNN":
+                if variant != "theory":
                     nn.init.xavier_uniform_(module.weight)
                 elif activation == "SELU":
                     hooke.nn.lecun_normal_(module.weight)
