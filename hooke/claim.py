@@ -98,6 +98,8 @@ class Claim:
         sentence: The claim in words.
         where: Its place in the paper, e.g. `"section 3, table 2"`.
         holds: From the recorded trials to a verdict.
+        paper: The paper's number, as it should be printed; a verdict may bring its own.
+        condition: When the claim counts as reproduced, in words that follow "Reproduced if".
 
     Example:
         >>> table = Table([{"study": "spring", "settings": {"force": 2.0}, "result": {"length": 4.0}, "made": {}}])
@@ -109,6 +111,8 @@ class Claim:
     sentence: str
     where: str
     holds: Callable[[Table], Verdict]
+    paper: str = ""
+    condition: str = ""
 
     def judge(self, table: Table, *, smoke: bool = False) -> Verdict:
         """The verdict on `table`; `not judged` with a sentence where trials are missing.
@@ -120,7 +124,8 @@ class Claim:
         try:
             verdict = self.holds(table)
         except Missing as error:
-            return Verdict(NOT_JUDGED, "", note=f"{error}")
+            return Verdict(NOT_JUDGED, "", self.paper, note=f"{error}")
+        verdict = replace(verdict, paper=verdict.paper or self.paper)
         return replace(verdict, word=NOT_JUDGED, note=SMOKE_NOTE) if smoke else verdict
 
 
@@ -386,6 +391,17 @@ def verdict_word(holds: bool) -> str:
         'reproduced'
     """
     return REPRODUCED if holds else NOT_REPRODUCED
+
+
+def lead_word(interval: tuple[float, float]) -> str:
+    """`REPRODUCED` where a claimed lead's interval is above 0, `NOT_REPRODUCED` below it, `NOT_JUDGED` around it.
+
+    Example:
+        >>> [lead_word(interval) for interval in ((0.1, 0.3), (-0.3, -0.1), (-0.1, 0.3))]
+        ['reproduced', 'not reproduced', 'not judged']
+    """
+    low, high = interval
+    return REPRODUCED if low > 0 else NOT_REPRODUCED if high < 0 else NOT_JUDGED
 
 
 def within(ours: float, paper: float, tolerance: float, *, digits: int = 6) -> Verdict:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table as Grid
@@ -133,8 +134,10 @@ def _check_records(request: Request) -> None:
 
 def _run(request: Request, asked: Sequence[str], papers: Mapping[str, Paper], shown: Console) -> int:
     """Run the papers one after another; how many trials failed."""
+    settings = {key: papers[key].SMOKE if request.smoke else papers[key].FULL for key in asked}
+    _check_studies(request, papers, settings)
     ends = None if request.minutes is None else time.monotonic() + 60 * request.minutes
-    failed, studies, left = 0, [], {}
+    failed, left = 0, {}
     for key in asked:
         say(shown, f"{key}: {papers[key].SOURCE.title}")
         trials = Trials(
@@ -142,21 +145,29 @@ def _run(request: Request, asked: Sequence[str], papers: Mapping[str, Paper], sh
             None if ends is None else (ends - time.monotonic()) / 60,
             request.only or None, smoke=request.smoke, console=shown,
         )  # fmt: skip
-        papers[key].run(papers[key].SMOKE if request.smoke else papers[key].FULL, trials)
+        papers[key].run(settings[key], trials)
         failed += trials.failed
-        studies += trials.studies
         left |= {f"{key} {study}": n for study, n in trials.left.items()}
-    unknown = [name for name in request.only if name not in studies]
-    if unknown:
-        raise PapersError(
-            f"--only must name a study. Got {unknown[0]!r}. There is: {', '.join(dict.fromkeys(studies))}."
-        )
     if left:
         said = ", ".join(f"{n} of {study}" for study, n in left.items())
         say(shown, f"Trials left: {said}. Go on: {request.command}")
     if failed:
         say(shown, f"Trials that failed: {failed}. They run again with: {request.command}", style="red")
     return failed
+
+
+def _check_studies(request: Request, papers: Mapping[str, Paper], settings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a word after --only that is no study, before hours are spent on the others."""
+    studies: list[str] = []
+    for key, wanted in settings.items() if request.only else ():
+        planned = Trials(request.record(key), only=(), smoke=request.smoke)
+        papers[key].run(wanted, planned)
+        studies += planned.studies
+    unknown = [name for name in request.only if name not in studies]
+    if unknown:
+        raise PapersError(
+            f"--only must name a study. Got {unknown[0]!r}. There is: {', '.join(dict.fromkeys(studies))}."
+        )
 
 
 def _write(

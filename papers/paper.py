@@ -80,7 +80,6 @@ def judge(key: str, paper: Paper, record: Path) -> JudgedPaper:
         claims=tuple((claim, claim.judge(table, smoke=smoke)) for claim in paper.claims),
         table=table,
         departures=tuple(paper.DEPARTURES),
-        settings=paper.SMOKE if smoke else paper.FULL,
         pictures=tuple[Picture, ...](getattr(paper, "PICTURES", ())),
         smoke=smoke,
         command=f"python -m papers {key}{' --smoke' if smoke else ''}",

@@ -25,6 +25,8 @@ from papers.backend import count, outcomes
 from papers.error import PapersError
 from papers.progress import StudyProgress, say
 
+Cells = Iterable[Mapping[str, Any]] | Callable[[], Iterable[Mapping[str, Any]]]
+
 Function = Callable[..., Mapping[str, Any]]
 """A trial: a function at the top level of its module, from settings to a result of plain numbers, words and lists."""
 
@@ -76,7 +78,7 @@ class Trials:
         """Everything that the file holds now."""
         return recorded(self.path)
 
-    def study(self, name: str, function: Function, cells: Iterable[Mapping[str, Any]]) -> Table:
+    def study(self, name: str, function: Function, cells: Cells) -> Table:
         """Run `function(**cell)` for every cell that the file does not hold yet, and add each result to the file.
 
         A trial that raises an error is shown and not written; the others go on.
@@ -84,21 +86,28 @@ class Trials:
         Args:
             name: The study; with a cell's settings it tells a trial from all others.
             function: A function at the top level of its module, so that other processes find it.
-            cells: Settings of each trial, in the order in which they start.
+            cells: Settings of each trial, in the order in which they start; or a function that returns them, called
+                only if this study is to be run. It may raise `FileNotFoundError` where data are missing.
 
         Returns:
-            Table: The finished trials of these cells, earlier ones included.
+            Table: The finished trials of these cells, earlier ones included; of a study that is not to be run, all that
+                the file holds.
 
         Raises:
             ValueError: A setting is nothing that JSON has, or is called `study`.
         """
-        wanted = {_identity(name, cell): dict(cell) for cell in cells}
         self.studies.append(name)
+        if self.only is not None and name not in self.only:
+            return self.table.where(study=name)
+        try:
+            wanted = {_identity(name, cell): dict(cell) for cell in (cells() if callable(cells) else cells)}
+        except FileNotFoundError as error:
+            self._fail(name, {}, str(error))
+            return Table()
         done = self._finished(name, wanted)
-        if self.only is None or name in self.only:
-            missing = [cell for key, cell in wanted.items() if key not in done]
-            self._run(name, function, missing, [row["made"].get("seconds", 0.0) for row in done.values()])
-            done = self._finished(name, wanted)
+        missing = [cell for key, cell in wanted.items() if key not in done]
+        self._run(name, function, missing, [row["made"].get("seconds", 0.0) for row in done.values()])
+        done = self._finished(name, wanted)
         return Table([done[key] for key in wanted if key in done], f"study={name!r}")
 
     def _finished(self, name: str, wanted: Mapping[str, Any]) -> dict[str, Row]:

@@ -26,7 +26,6 @@ class JudgedPaper:
         claims: Every claim with its verdict, in the order of declaration.
         table: The recorded trials; empty where there is no record.
         departures: How our experiments differ from the paper's; numbered by their order.
-        settings: What the trials ran with.
         pictures: What to draw of the table.
         smoke: Whether the trials come from a smoke run.
         command: What made the record.
@@ -37,7 +36,6 @@ class JudgedPaper:
     claims: tuple[tuple[Claim, Verdict], ...]
     table: Table = field(default_factory=Table)
     departures: tuple[str, ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
     pictures: tuple[Picture, ...] = ()
     smoke: bool = False
     command: str = ""
@@ -138,12 +136,23 @@ def evidence(table: Table) -> dict[str, Any]:
     days = sorted(str(one["at"])[:10] for one in made if one.get("at"))
     return {
         "studies": studies,
+        "settings": {study: spell_settings(table.where(study=study)) for study in studies},
         "seconds": sum(seconds for _, seconds in studies.values()),
         "commits": _counted(commits),
         "devices": _counted([_device(one) for one in made]),
         "versions": _counted(versions),
         "days": list(dict.fromkeys(days[:1] + days[-1:])),
     }
+
+
+def spell_settings(table: Table) -> str:
+    """What the trials of a study really ran with: every setting, and its values or how many it had."""
+    values: dict[str, dict[str, None]] = {}
+    for row in table:
+        for name, value in row["settings"].items():
+            values.setdefault(name, {})[str(value)] = None
+    few = {name: ", ".join(of) if len(of) <= 8 else f"{len(of)} values" for name, of in values.items()}
+    return "; ".join(f"{name} {of}" for name, of in few.items())
 
 
 _VERSIONS = ("python", "torch", "hooke")

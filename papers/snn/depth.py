@@ -41,8 +41,8 @@ def trial(
     With `stand_in`, images of that name are used in place of those of `source`.
 
     Returns:
-        dict: `steps`, and for every rate (as a string) and seed in order the curve of training errors, the training
-        losses at the end and the test errors at the end.
+        dict: `steps_seen`, and in `rates_result`, by the rate as a string, `train_error` (a curve for every seed) and
+        `test_error` (one number for every seed).
     """
     x, y, test_x, test_y = images(stand_in or source)
     pairs = list(product(rates, seeds))
@@ -50,7 +50,7 @@ def trial(
     pick = torch.from_numpy(np.random.default_rng(0).permutation(len(x))[:check])
 
     def errors(stack: Stack, features: torch.Tensor = x[pick], labels: torch.Tensor = y[pick]) -> torch.Tensor:
-        wrong = [torch.ones(0)] * 0
+        wrong = []
         for part in range(0, len(labels), 500):
             logits = stack(features[part : part + 500].expand(stack.size, -1, -1))
             right = (logits.argmax(-1) == labels[part : part + 500]) & logits.isfinite().all(-1)

@@ -1,8 +1,8 @@
 """The seven kinds of feed-forward networks that Klambauer et al. (2017) compare, many trained at once.
 
 A `Stack` holds S networks of one kind and size, which differ in seed, learning rate, dropout rate and data: their
-matrices lie behind one another, so that one call multiplies them all. Each network's numbers are those that it would
-have alone; `tests/papers/test_feedforward.py` compares them with plain torch modules.
+matrices lie behind one another, so that one call multiplies them all. From the same batches, and without dropout, each
+network does what it would do alone; `tests/papers/test_feedforward.py` compares them with plain torch modules.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Stack:
     """S networks of one kind: `depth` hidden layers of `width` units, linear outputs.
 
     Args:
-        method: One of `METHODS`. ResNet has depth // 2 residual blocks of two layers behind its first layer, with
-            batch normalization as in He et al. (2015); Highway's first layer is plain, to come to `width`.
+        method: One of `METHODS`. ResNet has (depth - 1) // 2 residual blocks of two layers behind its first
+            layer, with batch normalization as in He et al. (2015); Highway's first layer is plain, to come to `width`.
         inputs: Features.
         outputs: Classes or tasks.
         width: Units of every hidden layer.
@@ -184,39 +184,36 @@ def train(
     data: Data,
     lr: Sequence[float],
     *,
-    steps: int | Sequence[int],
+    steps: int,
     batch: int,
     seed: int,
     loss: Loss = cross_entropy,
     every: int = 0,
     evaluate: Callable[[Stack], Tensor] | None = None,
-    l2: float = 0.0,
 ) -> Curve:
-    """Plain SGD, as the paper uses; each network with its own rate and, if `steps` has several, its own end.
+    """Plain SGD, as the paper uses; each network with its own rate.
 
     Args:
         stack: Trained in place.
         data: What to draw batches from.
         lr: One learning rate a network.
-        steps: Updates, of all networks or one number each; a network that is done stands still.
+        steps: Updates.
         batch: Examples a batch.
         seed: Decides the batches.
         loss: One number a network.
         every: Steps between evaluations; 0 for none.
         evaluate: (S,) numbers of the stack as it stands.
-        l2: Weight decay of all parameters.
 
     Returns:
         Curve: The evaluations.
     """
     generator = torch.Generator().manual_seed(seed)
-    ends = torch.tensor([steps] * stack.size if isinstance(steps, int) else list(steps))
     rates = torch.tensor(lr)
     curve = Curve()
-    for step in range(1, int(ends.max()) + 1):
+    for step in range(1, steps + 1):
         x, y = data.draw(batch, generator)
         gradients = torch.autograd.grad(loss(stack(x, training=True), y).sum(), stack.parameters)
-        _descend(stack.parameters, gradients, torch.where(step <= ends, rates, 0.0), l2)
+        _descend(stack.parameters, gradients, rates)
         if evaluate is not None and every and step % every == 0:
             curve.steps.append(step)
             with torch.no_grad():
@@ -225,11 +222,9 @@ def train(
 
 
 @torch.no_grad()
-def _descend(parameters: list[Tensor], gradients: Sequence[Tensor], rates: Tensor, l2: float) -> None:
+def _descend(parameters: list[Tensor], gradients: Sequence[Tensor], rates: Tensor) -> None:
     rates = rates[:, None, None]
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        if l2:
-            gradient = gradient + l2 * parameter
         parameter.addcmul_(gradient, rates, value=-1)
 
 

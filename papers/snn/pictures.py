@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hooke.claim import Missing, Picture, Table
+from papers.snn.depth_verdict import best
 from papers.snn.rank import METHODS
 from papers.snn.table_verdict import tox21_areas
 from papers.snn.theory_verdict import spread
@@ -69,6 +70,8 @@ def moments(table: Table, figure: Any) -> None:
         right.loglog(widths, [spread(at[(width,)]) for width in widths], "o-", ms=3, label=f"{depth} layers")
     reference = np.array(widths, float)
     right.loglog(reference, 2 * reference**-0.5, "--", color="#8796a5", lw=1, label="width$^{-1/2}$")
+    right.set_xticks(widths, [str(width) for width in widths])
+    right.minorticks_off()
     right.set(xlabel="width", ylabel="distance of the variance from 1")
     right.legend(fontsize=6.5, frameon=False)
 
@@ -77,11 +80,15 @@ def dropout(table: Table, figure: Any) -> None:
     """Variance through the layers under alpha and plain dropout."""
     rows = table.where(study="dropout")
     figure.set_size_inches(7.6, 2.8)
-    for axes, kind in zip(figure.subplots(1, 2, sharey=True), ("alpha", "plain"), strict=True):
+    for axes, kind in zip(figure.subplots(1, 2), ("alpha", "plain"), strict=True):
         for (p,), one in sorted(rows.where(kind=kind).groups("p").items()):
             variances = np.array(one.column("variances")).mean(0)
             axes.plot(np.arange(1, len(variances) + 1), variances, lw=1.4, label=f"rate {p:g}")
-        axes.set(title=f"{kind} dropout", xlabel="layer", yscale="log")
+        axes.set(title=f"{kind} dropout", xlabel="layer")
+        if kind == "plain":
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(0.5, 1.5)
         axes.legend(fontsize=6.5, frameon=False)
     figure.axes[0].set_ylabel("variance of the activations")
 
@@ -105,8 +112,8 @@ def _curves(axes: Any, rows: Table) -> None:
         one = rows.where(method=method)
         if not len(one):
             continue
-        of = min(one.one("rates_result").values(), key=lambda of: fmean(fmean(c[-3:]) for c in of["train_error"]))
-        curves = np.array(of["train_error"])
+        source, layers = one.one("source"), one.one("depth")
+        curves = np.array(best(rows, source, method, layers)[1])
         axes.plot(one.one("steps_seen"), curves.mean(0), color=COLORS[method], lw=1.2, label=method)
 
 
@@ -150,7 +157,7 @@ def dissent(table: Table, figure: Any) -> None:
     """Validation accuracy against evaluations."""
     rows = table.where(study="dissent")
     figure.set_size_inches(8.4, 2.6)
-    for axes, variant in zip(figure.subplots(1, 3, sharey=True), ("blog", "blog+BN", "SNN"), strict=True):
+    for axes, variant in zip(figure.subplots(1, 3, sharey=True), ("plain", "batch norm", "theory"), strict=True):
         for activation, color in (("ReLU", COLORS["MSRAinit"]), ("SELU", COLORS["SNN"])):
             one = rows.where(variant=variant, activation=activation)
             curves = 100 * np.array(one.column("curve"))
@@ -177,7 +184,7 @@ PICTURES = (
     ),
     Picture(
         "Alpha dropout keeps the variance, plain dropout does not",
-        "SELU nets of 16 layers, mean of the seeds.",
+        "SELU nets at initialization, mean of the seeds; the two scales differ.",
         dropout,
     ),
     Picture(
@@ -197,9 +204,9 @@ PICTURES = (
     ),
     Picture(
         "The dissent: sums of words",
-        "Sentence pairs, mean and range of the seeds. blog: Keras's default initialization, plain sums; blog+BN: with "
-        "batch normalization; SNN: LeCun's initialization (He's for ReLU), sums over the root of the number of words, "
-        "alpha dropout.",
+        "Sentence pairs, mean and range of the seeds. plain: Keras's default initialization, plain sums; theory: "
+        "LeCun's initialization (He's for ReLU), sums over the root of the number of words, alpha "
+        "dropout.",
         dissent,
     ),
 )

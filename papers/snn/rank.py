@@ -32,14 +32,17 @@ class Ranking:
 
 
 def accuracies(table: Table, column: str, methods: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Task -> method -> accuracy, of the tasks that every method has done.
+    """Task -> method -> a number of its result, of the tasks that every method has done.
 
     Raises:
-        Missing: There is none.
+        Missing: There is none, or a method has done a task with two settings.
     """
     found: dict[str, dict[str, float]] = {}
     for row in table:
-        found.setdefault(row["settings"]["task"], {})[row["settings"]["method"]] = row["result"][column]
+        task, method = row["settings"]["task"], row["settings"]["method"]
+        if method in found.setdefault(task, {}):
+            raise Missing(f"{method} has two trials of {task} in the record, with other settings. Remove one kind.")
+        found[task][method] = row["result"][column]
     whole = {task: row for task, row in found.items() if set(methods) <= set(row)}
     if not whole:
         raise Missing("No task that every method has done is in the record.")

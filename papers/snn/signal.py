@@ -15,9 +15,8 @@ def moments(width: int, depth: int, batch: int, seed: int) -> dict[str, Any]:
     """A net at initialization: moments of the activations of every layer, and of the gradient at its first layer.
 
     Returns:
-        dict: `means`, `variances` (of all activations of a layer), `unit_means` (standard deviation over units of
-        their means over the batch), and `gradient_growth`, the variance of the gradient at the first layer's output
-        over that at the last layer's.
+        dict: `means` and `variances` of all activations of a layer, and `gradient_growth`: the variance of the gradient
+        at the first layer's output over that at the last layer's.
     """
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, width, generator=generator)
@@ -32,7 +31,6 @@ def moments(width: int, depth: int, batch: int, seed: int) -> dict[str, Any]:
     return {
         "means": [float(one.detach().mean()) for one in seen],
         "variances": [float(one.detach().var()) for one in seen],
-        "unit_means": [float(one.detach().mean(0).std()) for one in seen],
         "gradient_growth": gradients[0] / gradients[1],
     }
 

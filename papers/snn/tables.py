@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
 from hooke.claim import Table
-from papers.snn.depth_verdict import best_errors
+from papers.snn.depth_verdict import best, end
 from papers.snn.rank import METHODS
 from papers.snn.uci_verdict import small_ranking, uci_ranking
 
@@ -43,19 +43,16 @@ def small(table: Table) -> str:
 
 
 def depth(table: Table) -> str:
-    """Training error of every method at every depth, each at its best rate."""
-    rows = table.where(study="depth")
-    places = list(rows.groups("source", "depth"))
-    lines = [
-        [method, *(f"{100 * fmean(best_errors(table, *_key(place, method))):.1f}" for place in places)]
-        for method in METHODS
-    ]
-    return markdown(["training error (%)", *(f"{source}, {layers}" for source, layers in places)], lines)
+    """Training and test error of every method at every depth, each at its best rate."""
+    places = list(table.where(study="depth").groups("source", "depth"))
+    lines = [[method, *(_errors(table, source, method, layers) for source, layers in places)] for method in METHODS]
+    words = "\nError in %: on training images / on test images, mean of three seeds after the same steps.\n"
+    return markdown(["layers", *(f"{source}, {layers}" for source, layers in places)], lines) + words
 
 
-def _key(place: tuple[str, int], method: str) -> tuple[str, str, int]:
-    source, layers = place
-    return source, method, layers
+def _errors(table: Table, source: str, method: str, layers: int) -> str:
+    _, curves, tests = best(table, source, method, layers)
+    return f"{100 * fmean(map(end, curves)):.1f} / {100 * fmean(tests):.1f}"
 
 
 TABLES: Mapping[str, Callable[[Table], str]] = {"ranks": ranks, "small": small, "depth": depth}

@@ -16,7 +16,7 @@ def constants(table: Table) -> Verdict:
     row = table.where(study="constants", mean=0.0, variance=1.0)
     alpha, scale = row.one("alpha"), row.one("scale")
     close = abs(alpha - 1.6732632423543772) < 1e-12 and abs(scale - 1.0507009873554805) < 1e-12
-    return Verdict(verdict_word(close), f"alpha {alpha:.13f}, lambda {scale:.13f}", "alpha 1.6733, lambda 1.0507")
+    return Verdict(verdict_word(close), f"alpha {alpha:.13f}, lambda {scale:.13f}")
 
 
 def other_point(table: Table) -> Verdict:
@@ -25,9 +25,7 @@ def other_point(table: Table) -> Verdict:
     alpha, scale, residual = row.one("alpha"), row.one("scale"), row.one("residual")
     close = abs(alpha - 1.97126) < 1e-5 and abs(scale - 1.06071) < 1e-5
     note = f"Certificate: the map moves (0, 2) by {residual:.1g}."
-    return Verdict(
-        verdict_word(close), f"alpha {alpha:.5f}, lambda {scale:.5f}", "alpha 1.97126, lambda 1.06071", note=note
-    )
+    return Verdict(verdict_word(close), f"alpha {alpha:.5f}, lambda {scale:.5f}", note=note)
 
 
 def norm(table: Table) -> Verdict:
@@ -35,50 +33,55 @@ def norm(table: Table) -> Verdict:
     return within(table.where(study="jacobian").one("norm"), 0.7877, 5e-5)
 
 
-def proved(name: str, paper: str) -> Callable[[Table], Verdict]:
-    """One theorem, which may have several parts: all proved or not."""
+def proved(name: str, parts: int) -> Callable[[Table], Verdict]:
+    """One theorem in so many parts: all proved or not."""
 
     def holds(table: Table) -> Verdict:
         rows = table.where(study="theorem", name=lambda of: of.startswith(name))
+        if len(rows) < parts:
+            raise Missing(f"{len(rows)} of {parts} parts of {name} are in the record.")
         boxes, seconds = sum(rows.column("boxes")), sum(rows.column("took"))
         note = f"Interval arithmetic over {boxes:,} boxes in {seconds:.1f} s: no grid, no rounding error."
-        return Verdict(
-            verdict_word(all(rows.column("proved"))), "; ".join(dict.fromkeys(rows.column("says"))), paper, note=note
-        )
+        says = "; ".join(dict.fromkeys(rows.column("says")))
+        return Verdict(verdict_word(all(rows.column("proved"))), says, note=note)
 
     return holds
 
 
-def only_selu(table: Table) -> Verdict:
-    """None of the four, as they are or scaled to unit variance, has an attracting fixed point near (0, 1)."""
-    rows = table.where(study="activation")
-    named = rows.where(name=lambda name: name in ("ReLU", "leaky ReLU", "tanh", "sigmoid"))
-    able = [
-        f"tanh times {row['result']['gain']:.3f}" if row["settings"]["name"] == "tanh" else row["settings"]["name"]
-        for row in named
-        if row["result"].get("normalizes")
-        and abs(row["result"]["mean_there"]) < 0.1
-        and abs(row["result"]["variance_there"] - 1) < 0.5
-    ]
-    if len(named) < 8:
-        raise Missing("Not every activation is in the record.")
-    ours = f"able: {', '.join(able)}" if able else "none of the four is able"
-    note = "Each as it is, and multiplied so that variance 1 is kept."
-    if able:
-        note = "As they are, none has one. Multiplied to keep variance 1, tanh is steep enough, saturates and attracts."
-    return Verdict(verdict_word(not able), ours, "none", note=note)
+OTHERS = ("ReLU", "leaky ReLU", "tanh", "sigmoid")
+"""Activations that the paper says cannot make a net self-normalizing."""
+
+
+def unable(scaled: bool) -> Callable[[Table], Verdict]:
+    """None of `OTHERS`, plain or multiplied to keep variance 1, has an attracting fixed point near (0, 1)."""
+
+    def holds(table: Table) -> Verdict:
+        rows = table.where(study="activation", name=lambda name: name in OTHERS, scaled=scaled)
+        if len(rows) < len(OTHERS):
+            raise Missing("Not every activation is in the record.")
+        able = [row for row in rows if _is_able(row["result"])]
+        ours = ", ".join(f"{row['settings']['name']} times {row['result']['gain']:.4f} is able" for row in able)
+        return Verdict(verdict_word(not able), ours or "none of the four is able")
+
+    return holds
+
+
+def _is_able(result: dict[str, float]) -> bool:
+    near = abs(result.get("mean_there", 9.0)) < 0.1 and abs(result.get("variance_there", 9.0) - 1) < 0.5
+    return bool(result.get("normalizes")) and near
 
 
 def moments_stay(table: Table) -> Verdict:
-    """Mean within 0.1 and variance within 0.3 in every layer, at widths from 256."""
-    rows = table.where(study="moments", width=lambda width: width >= 256, depth=32)
+    """Mean within 0.1 and variance within 0.3 in every layer of the deepest nets, at widths from 256."""
+    rows = table.where(study="moments", width=lambda width: width >= 256)
+    depth = max(rows.column("depth"))
+    rows = rows.where(depth=depth)
     means, variances = np.array(rows.column("means")), np.array(rows.column("variances"))
     worst = (float(np.abs(means).max()), float(np.abs(variances - 1).max()))
     ours = f"|mean| at most {worst[0]:.3f}, |variance - 1| at most {worst[1]:.3f}"
-    note = "Over all layers and seeds of 32 layers, widths 256 to 1024."
-    return Verdict(
-        verdict_word(worst[0] < 0.1 and worst[1] < 0.3), ours, "toward 0 and 1", seeds=_seeds(rows), note=note
-    )
+    widths = sorted(set(rows.column("width")))
+    note = f"Worst of all layers and seeds, {depth} layers, widths {', '.join(map(str, widths))}."
+    return Verdict(verdict_word(worst[0] < 0.1 and worst[1] < 0.3), ours, seeds=_seeds(rows), note=note)
 
 
 def spread(rows: Table) -> float:
@@ -87,48 +90,61 @@ def spread(rows: Table) -> float:
 
 
 def central_limit(table: Table) -> Verdict:
-    """How the scatter of the variance falls with width."""
+    """How the scatter of the variance falls with width: its slope on logarithmic axes, by bootstrap over seeds."""
     rows = table.where(study="moments", depth=16)
-    groups = rows.groups("width")
-    widths = sorted(width for (width,) in groups)
-    slope = float(np.polyfit(np.log(widths), np.log([spread(groups[(width,)]) for width in widths]), 1)[0])
-    ours = f"falls as width^{slope:.2f}"
-    note = f"Slope of the logarithms over widths {widths[0]} to {widths[-1]}, 16 layers; the theory of sums gives -1/2."
-    return Verdict(verdict_word(-0.75 < slope < -0.35), ours, "width^-0.5", seeds=_seeds(rows), note=note)
+    groups = {width: [v[-1] - 1 for v in one.column("variances")] for (width,), one in rows.groups("width").items()}
+    widths = sorted(groups)
+    errors = np.array([groups[width] for width in widths]) ** 2
+    picks = np.random.default_rng(0).integers(0, errors.shape[1], (1000, errors.shape[1]))
+    boots = [_slope(widths, errors[:, pick]) for pick in picks]
+    slope, (low, high) = _slope(widths, errors), np.quantile(boots, [0.025, 0.975])
+    note = f"Slope of the logarithms over widths {widths[0]} to {widths[-1]}, 16 layers."
+    word = verdict_word(-0.6 <= slope <= -0.4)
+    return Verdict(
+        word, f"falls as width^{slope:.2f}", interval=(float(low), float(high)), seeds=_seeds(rows), note=note
+    )
+
+
+def _slope(widths: list[int], squares: np.ndarray) -> float:
+    return float(np.polyfit(np.log(widths), 0.5 * np.log(squares.mean(1) + 1e-300), 1)[0])
 
 
 def gradients(table: Table) -> Verdict:
-    """Growth of the gradient variance a layer, from 1 up."""
+    """Growth of the gradient variance a layer: 1 to a hundredth."""
     rows = table.where(study="moments")
     width, depth = max(rows.column("width")), max(rows.column("depth"))
-    growths = [math.log(g) / (depth - 1) for g in rows.where(width=width, depth=depth).column("gradient_growth")]
-    estimate = mean_interval(growths)
+    rows = rows.where(width=width, depth=depth)
+    estimate = mean_interval([math.log(growth) / (depth - 1) for growth in rows.column("gradient_growth")])
     ours, low, high = (math.exp(value) for value in (estimate.mean, estimate.low, estimate.high))
     chi = table.where(study="jacobian").one("backward_factor")
     note = (
-        f"The fixed point's own factor is {chi:.5f} a layer: {chi**32:.1f} times in 32 layers, {chi**128:,.0f} in 128. "
-        "The forward pass normalizes itself, the backward pass does not."
+        f"Width {width}, {depth} layers. The fixed point's own factor is {chi:.5f} a layer: {chi**32:.1f} times in 32 "
+        f"layers, {chi**128:,.0f} in 128."
     )
-    return Verdict(verdict_word(high < 1.01), f"{ours:.4f} times a layer", "no growth", (low, high), estimate.n, note)
+    return Verdict(
+        verdict_word(low > 0.99 and high < 1.01), f"{ours:.4f} times a layer", "", (low, high), estimate.n, note
+    )
 
 
 def alpha_dropout(table: Table) -> Verdict:
-    """Variance between 0.8 and 1.25 in every layer, which plain dropout leaves."""
-    rows = table.where(study="dropout")
-    worst = {kind: _worst(rows.where(kind=kind)) for kind in ("alpha", "plain")}
-    rates = sorted({row["settings"]["p"] for row in rows})
-    ours = f"variance between {worst['alpha'][0]:.3f} and {worst['alpha'][1]:.3f}"
-    holds = worst["alpha"][0] > 0.8 and worst["alpha"][1] < 1.25 and worst["plain"][1] > 1.25
-    note = (
-        f"All layers of 16, rates {', '.join(f'{p:g}' for p in rates)}; "
-        f"plain dropout takes it to {worst['plain'][1]:.2f}."
-    )
-    return Verdict(verdict_word(holds), ours, "kept at 1", seeds=_seeds(rows), note=note)
+    """Moments in range in every layer under alpha dropout, at every rate."""
+    rows = table.where(study="dropout", kind="alpha")
+    means, variances = np.array(rows.column("means")), np.array(rows.column("variances"))
+    low, high, off = float(variances.min()), float(variances.max()), float(np.abs(means).max())
+    rates = ", ".join(f"{p:g}" for p in sorted(set(rows.column("p"))))
+    ours = f"variance {low:.3f} to {high:.3f}, |mean| at most {off:.3f}"
+    note = f"Worst of {variances.shape[1]} layers, rates {rates}."
+    return Verdict(verdict_word(low > 0.8 and high < 1.25 and off < 0.1), ours, seeds=_seeds(rows), note=note)
 
 
-def _worst(rows: Table) -> tuple[float, float]:
-    variances = np.array(rows.column("variances"))
-    return float(variances.min()), float(variances.max())
+def plain_dropout(table: Table) -> Verdict:
+    """Variance beyond 1.25 in some layer under plain dropout, at every rate."""
+    groups = table.where(study="dropout", kind="plain").groups("p")
+    worst = {p: float(np.array(rows.column("variances")).max()) for (p,), rows in groups.items()}
+    ours = ", ".join(f"rate {p:g}: {value:.3g}" for p, value in sorted(worst.items()))
+    note = "Largest variance of any layer."
+    seeds = max(_seeds(rows) for rows in groups.values())
+    return Verdict(verdict_word(all(value > 1.25 for value in worst.values())), ours, seeds=seeds, note=note)
 
 
 def _seeds(rows: Table) -> int:

@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 
 from hooke.claim import NOT_JUDGED, REPRODUCED, Table
 from hooke.report import write_pictures
+from hooke.report.verdicts import spell_settings
 from papers import backend as joblib_backend
 from papers import paper as paper_module
 from papers import table as readme
@@ -434,7 +435,7 @@ def test_a_run_is_judged_and_its_page_shows_everything(tmp_path: Path) -> None:
         "Ut tensio, sic vis: length is to force as 2 to 1.", "page 1", "4 seeds", "95 %: 1.99", " to 2.00",
         "not reproduced", "3.1 apart; at most 0.01 is allowed.", 'Length follows "force"', "One line a seed.", "seed 3",
         "Left out: No trial in the record where study='sea'.", "The ruler is simulated.", "No watch was built.",
-        f"python -m papers {KEY}", "forces", "1.0, 2.0, 4.0",
+        f"python -m papers {KEY}", "force 1.0, 2.0, 4.0; seed 0, 1, 2, 3; slow 0.0",
     ):  # fmt: skip
         assert words in text
     assert '<ol class="departures"><li>The ruler is simulated.</li>' in page
@@ -682,3 +683,32 @@ def test_pictures_stand_alone(tmp_path: Path) -> None:
     assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
     assert "var(--" not in path.read_text()
     assert "seed 1" in path.read_text()
+
+
+def test_a_wrong_study_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log"
+    monkeypatch.setenv("SPRING_LOG", str(log))
+    request = Request(folder=TOYS, out=tmp_path, only=("stretch", "strech"))
+    with pytest.raises(PapersError, match=r"^--only must name a study\. Got 'strech'\. There is: stretch, hang\.$"):
+        carry_out(request, Screen(), Screen())
+    assert not log.exists()
+
+
+def test_cells_may_be_planned_late_and_missing_data_stop_one_study_only(tmp_path: Path, screen: Screen) -> None:
+    def missing() -> list[dict[str, Any]]:
+        raise FileNotFoundError("data: root must name the folder that holds uci.npz.")
+
+    trials = Trials(tmp_path / "record.jsonl", console=screen)
+    assert len(trials.study("absent", double, missing)) == 0
+    assert trials.study("there", double, lambda: [{"x": 3.0}]).column("twice") == [6.0]
+    assert trials.failed == 1
+    assert "data: root must name the folder" in screen.text
+    skipping = Trials(tmp_path / "record.jsonl", only=(), console=screen)
+    assert skipping.study("there", double, missing).column("twice") == [6.0]
+    assert skipping.failed == 0
+
+
+def test_the_page_shows_the_settings_that_ran() -> None:
+    rows = [{"study": "s", "settings": {"width": 7777, "seed": seed}, "result": {}, "made": {}} for seed in range(9)]
+    assert spell_settings(Table(rows)) == "width 7777; seed 9 values"
+    assert spell_settings(Table(rows[:2])) == "width 7777; seed 0, 1"
