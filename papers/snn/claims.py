@@ -77,8 +77,8 @@ CLAIMS: tuple[Claim, ...] = (
         "Wider layers come closer to the theory: the central limit theorem.",
         "section 2",
         theory.central_limit,
-        "by the theory of sums, width^-0.5",
-        "the slope is within 0.1 of -1/2",
+        "by the theory of sums, at least as width^-0.5",
+        "the scatter of a layer's variance over seeds falls at least as width^-0.4 (upper end of the interval)",
     ),
     Claim(
         "Vanishing and exploding gradients are impossible.",

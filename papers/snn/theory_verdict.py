@@ -99,7 +99,7 @@ def central_limit(table: Table) -> Verdict:
     boots = [_slope(widths, errors[:, pick]) for pick in picks]
     slope, (low, high) = _slope(widths, errors), np.quantile(boots, [0.025, 0.975])
     note = f"Slope of the logarithms over widths {widths[0]} to {widths[-1]}, 16 layers."
-    word = verdict_word(-0.6 <= slope <= -0.4)
+    word = verdict_word(float(high) <= -0.4)
     return Verdict(
         word, f"falls as width^{slope:.2f}", interval=(float(low), float(high)), seeds=_seeds(rows), note=note
     )

@@ -712,3 +712,12 @@ def test_the_page_shows_the_settings_that_ran() -> None:
     rows = [{"study": "s", "settings": {"width": 7777, "seed": seed}, "result": {}, "made": {}} for seed in range(9)]
     assert spell_settings(Table(rows)) == "width 7777; seed 9 values"
     assert spell_settings(Table(rows[:2])) == "width 7777; seed 0, 1"
+
+
+def test_the_example_that_reads_a_record_runs() -> None:
+    """Names in docs/reproductions.md are those of the committed record."""
+    text = (ROOT / "docs" / "reproductions.md").read_text(encoding="utf-8")
+    (path,) = re.findall(r'Table\.read\("([^"]+)"\)', text)
+    (study, method, column) = re.findall(r'where\(study="(\w+)", method="(\w+)"\)\.column\("(\w+)"\)', text)[0]
+    table = Table.read(ROOT / path)
+    assert all(isinstance(value, float) for value in table.where(study=study, method=method).column(column))

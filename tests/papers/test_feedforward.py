@@ -84,10 +84,10 @@ def test_logits_are_those_of_plain_modules(method: str, training: bool) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_training_is_plain_sgd_on_plain_modules(method: str) -> None:
-    """Twenty steps with a rate of its own for each network, then its evaluation."""
+    """Ten steps with a rate of its own for each network, then its evaluation."""
     stack, (x, y) = stack_of(method), rows()
     plain = [Plain(stack, i) for i in range(SIZE)]
-    lr, steps, batch = [0.01, 0.05, 0.2], 20, 8
+    lr, steps, batch = [0.01, 0.03, 0.1], 10, 8
     own = [torch.arange(4 * i, 4 * i + 8) for i in range(SIZE)]
     data = Data(x[0], y[0], [part % ROWS for part in own])
     train(stack, data, lr, steps=steps, batch=batch, seed=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -65,7 +67,7 @@ def test_the_mean_area_is_over_assays_with_both_kinds() -> None:
     assert table._mean_area(scores, y) == pytest.approx((1.0 + 0.0) / 2)
 
 
-def test_fingerprints_of_molecules(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fingerprints_of_molecules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import gzip
 
     with gzip.open(tmp_path / "tox21.csv.gz", "wt") as file:
@@ -107,28 +109,31 @@ def test_scaling_an_activation_to_unit_variance() -> None:
     assert theory._gain(nn.ReLU()) == pytest.approx((0.5 - 0.5 / np.pi) ** -0.5, rel=1e-6)
 
 
-TEXT = "\n\n".join(
-    f"BOOK {book}: 1805\n\nCHAPTER I\n\n"
-    + " ".join(f"The {word} went home to the {word} number {i}." for i in range(14))
-    for book, word in (("ONE", "horse"), ("TWO", "cannon"), ("THREE", "prince"))
-)
-
-
-def test_pairs_of_sentences_are_of_their_class(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "war-and-peace.txt").write_text("\n" + TEXT)
+def test_pairs_of_sentences_are_of_their_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A book in which sentence i says one word of its own, 20 times; passages of 10, three parts, four held out."""
+    letters = "abcdefghij"
+    words = ["".join(letters[int(digit)] for digit in f"{number:03d}") for number in range(400)]
+    (tmp_path / "war-and-peace.txt").write_text(" ".join(f"{' '.join([word] * 20)}." for word in words))
     monkeypatch.setenv("HOOKE_DATA", str(tmp_path))
+    monkeypatch.setattr(dissent, "PASSAGE", 10)
+    monkeypatch.setattr(dissent, "PARTS", 3)
     dissent.pairs.cache_clear()
-    vectors, sentences, y = dissent.pairs("war-and-peace", 12, 3, 300)
+    vectors, sentences, y = dissent.pairs("war-and-peace", 401, 3, 2000)
     dissent.pairs.cache_clear()
-    assert vectors.shape == (12, 3)
+    assert (vectors.shape, sentences.shape) == ((401, 3), (2000, 2, dissent.POSITIONS))
     assert not vectors[0].any()
-    assert sentences.shape == (300, 2, dissent.POSITIONS)
-    assert set(y.tolist()) == {0, 1, 2}
-    frequent = {tuple(row) for row in sentences.flatten(0, 1).tolist()}
-    assert len(frequent) == 3  # one sentence a book, whose numbers are no words
-    same = (sentences[:, 0] == sentences[:, 1]).all(1)
+    torch.testing.assert_close(vectors[1:].mean(0), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(vectors[1:].std(0), torch.ones(3), atol=1e-2, rtol=0)
+    assert ((sentences > 0).sum(-1) == 20).all()
+    first, second = sentences[:, 0, 0] - 1, sentences[:, 1, 0] - 1  # equally frequent words keep their order
+    assert (second[y == 0] == first[y == 0] + 1).all()
+    same = first // 10 == second // 10
     assert same[y < 2].all()
-    assert not same[y == 2].any()
+    assert ((first - second).abs()[y == 1] > 1).all()
+    assert (first // 10 * 3 // 40 != second // 10 * 3 // 40)[y == 2].all()
+    held_out = torch.stack([first, second]) // 10 % 10 == 9
+    assert held_out[:, 1800:].all()
+    assert not held_out[:, :1800].any()
 
 
 def test_a_sum_by_root_leaves_padding_out() -> None:

@@ -147,7 +147,7 @@ CASES: dict[str, tuple[str, list[Row], list[Row]]] = {
     "unable": ("cannot make a net", activations("tanh"), activations("tanh", scaled_too=False)),
     "unable, scaled": ("Nor can they", activations("tanh", scaled_too=False), activations("ReLU")),
     "moments": ("stay near mean 0", moments(), moments(variance=1.4)),
-    "central limit": ("Wider layers", moments(), moments(slope=-0.7)),
+    "central limit": ("Wider layers", moments(), moments(slope=-0.3)),
     "gradients": ("exploding gradients", J + moments(growth=1.0), J + moments(growth=9.0)),
     "vanishing gradients": ("exploding gradients", J + moments(growth=1.0), J + moments(growth=1e-30)),
     "alpha dropout": ("Alpha dropout keeps", dropout("alpha", 1.01), dropout("alpha", 1.3)),
