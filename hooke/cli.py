@@ -140,7 +140,9 @@ def audit(
     inputs: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Examples to use instead, as numpy.save writes them.")
     ] = None,
-    batch: Annotated[int, typer.Option(metavar="N", help="Examples.")] = 256,
+    batch: Annotated[
+        int | None, typer.Option(metavar="N", show_default="256", help="Examples; not with a factory's own inputs.")
+    ] = None,
     seed: Annotated[int, typer.Option(metavar="S", help="Of weights, drawn inputs and dropout.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     picture: Annotated[
@@ -157,9 +159,11 @@ def audit(
     """
     import json
 
-    from hooke.nn.self_normalizing.audit.command import AuditError, audit_target
+    from hooke.nn.self_normalizing.audit.command import AuditError, audit_target, check_picture
 
     try:
+        if picture is not None:
+            check_picture(picture)
         made = audit_target(target, shape=shape, inputs=inputs, batch=batch, seed=seed)
         if picture is not None:
             made.picture().savefig(picture, dpi=150)

@@ -210,6 +210,13 @@ def test_audit_takes_examples_and_draws_a_picture(audit) -> None:
     assert audit("mymodels:words", "--inputs", "words.npy").exit_code == 0
 
 
+@pytest.mark.parametrize("kind", ["uint8", ">f8", ">i2", "bool"])
+def test_audit_takes_examples_of_any_type_of_number(audit, kind: str) -> None:
+    np.save("x.npy", np.random.default_rng(0).integers(0, 2, (100, 32)).astype(kind))
+    said = audit("mymodels:healthy", "--inputs", "x.npy")
+    assert said.exit_code == 1 and "Inputs have mean 0.5" in said.stdout, said.output
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -238,7 +245,7 @@ def test_audit_takes_examples_and_draws_a_picture(audit) -> None:
             ["mymodels:healthy", "--shape", "31"],
             "forward must accept the inputs. Got RuntimeError: mat1 and mat2 shapes",
         ),
-        (["mymodels:convolution", "--shape", "3,9,9"], "hooke audit: every parameter must have its shape. Got lazy 3."),
+        (["mymodels:convolution", "--shape", "3,9,9"], "hooke audit: every parameter and buffer must have its shape."),
         (["mymodels:healthy", "--shape", "3x2"], "--shape must be whole numbers of one example, above 0. Got 3x2."),
         (["mymodels:healthy", "--shape", "0"], "--shape must be whole numbers of one example, above 0. Got 0."),
         (["mymodels:healthy", "--shape", "32", "--batch", "1"], "--batch must be 2 or more. Got 1."),
@@ -249,11 +256,15 @@ def test_audit_takes_examples_and_draws_a_picture(audit) -> None:
             ["mymodels:healthy", "--inputs", "text.npy"],
             "--inputs must hold 2 examples or more, as numbers. Got text.npy",
         ),
-        (["mymodels:healthy", "--shape", "32", "--picture", "x.xyz"], "Format 'xyz' is not supported"),
+        (["mymodels:healthy", "--shape", "32", "--picture", "x.xyz"], "--picture must end in one of avif, eps, "),
+        (["mymodels:broken", "--picture", "no/x.png"], "--picture must be in a folder that exists. Got no/x.png."),
+        (["mymodels:with_inputs", "--batch", "8"], "--batch must be left out where mymodels:with_inputs gives the in"),
+        (["mymodels:healthy", "--inputs", "many.npz"], "--inputs must hold one array. Got many.npz."),
     ],
 )
 def test_what_can_not_be_audited_is_one_sentence(audit, words: list[str], sentence: str) -> None:
     np.save("text.npy", np.array(["a", "b"]))
+    np.savez("many.npz", np.ones(3))
     said = audit(*words)
     assert said.exit_code == 2
     assert said.stderr.startswith("hooke audit: ") and sentence in " ".join(said.stderr.split())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hooke.nn.self_normalizing.audit.report import AuditReport as AuditReport
     from hooke.nn.self_normalizing.audit.report import Finding as Finding
+    from hooke.nn.self_normalizing.audit.report import LayerStatistics as LayerStatistics
     from hooke.nn.self_normalizing.audit.report import audit as audit
     from hooke.nn.self_normalizing.fixed_point import FixedPoint as FixedPoint
     from hooke.nn.self_normalizing.fixed_point import SeluParameters as SeluParameters
@@ -33,6 +34,7 @@ _HOME = {
     # does a net normalize itself, and how to make it
     "audit": "self_normalizing.audit.report",
     "AuditReport": "self_normalizing.audit.report",
+    "LayerStatistics": "self_normalizing.audit.report",
     "Finding": "self_normalizing.audit.report",
     "self_normalize_": "self_normalizing.repair",
     "Repairs": "self_normalizing.repair",

@@ -45,7 +45,11 @@ def alpha_dropout_affine(
     Reference:
         arXiv 1706.02515, section 2, "New dropout technique".
     """
-    check_dropout("alpha_dropout_affine", p, mean, variance, alpha, scale)
+    return _affine("alpha_dropout_affine", p, mean, variance, alpha, scale)
+
+
+def _affine(name: str, p: float, mean: float, variance: float, alpha: float, scale: float) -> tuple[float, float]:
+    check_dropout(name, p, mean, variance, alpha, scale)
     saturation, q = -scale * alpha, 1 - p
     gap = saturation - mean
     a = math.sqrt(variance / (q * (p * gap * gap + variance)))
@@ -96,7 +100,7 @@ class AlphaDropout(nn.AlphaDropout):
     @property
     def affine(self) -> tuple[float, float]:
         """a and b of `alpha_dropout_affine`, for p as it is now."""
-        return alpha_dropout_affine(self.p, self.mean, self.variance, self.alpha, self.scale)
+        return _affine(type(self).__name__, self.p, self.mean, self.variance, self.alpha, self.scale)
 
     @property
     def a(self) -> float:
@@ -244,7 +248,7 @@ def check_dropout(
     name: str, p: float, mean: float, variance: float, alpha: float, scale: float, rate: str = "p"
 ) -> None:
     """Refuse what alpha dropout has no a and b for; `name` begins the sentence, `rate` is its word for p."""
-    if isinstance(p, bool) or not 0 <= p < 1:
+    if p is None or isinstance(p, bool) or not 0 <= p < 1:
         raise ValueError(f"{name}: {rate} must be in [0, 1). Got {p}. Use 0.05 or 0.1.")
     if not -math.inf < mean < math.inf:  # isfinite would break a dynamic graph
         raise ValueError(f"{name}: mean must be finite. Got {mean}. Use 0.0.")

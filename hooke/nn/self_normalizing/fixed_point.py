@@ -260,7 +260,13 @@ def _check(activation: Activation, kinks: Sequence[float]) -> None:
     """Refuse what is not elementwise, or jumps at a kink."""
     probe = torch.tensor([-1.5, 0.25, 2.0], dtype=torch.float64)
     with torch.no_grad():
-        one, many = activation(probe[:1].clone()), activation(probe.clone())
+        try:
+            one, many = activation(probe[:1].clone()), activation(probe.clone())
+        except RuntimeError as error:
+            raise ValueError(
+                "fixed_point: activation must take float64 tensors of any size. "
+                f"Got one that raises {type(error).__name__}. Use e.g. torch.nn.PReLU().double()."
+            ) from error
         if many.shape != probe.shape or not torch.equal(one, many[:1]):
             raise ValueError(
                 "fixed_point: activation must be elementwise and without randomness. "
@@ -271,7 +277,7 @@ def _check(activation: Activation, kinks: Sequence[float]) -> None:
             if abs(above - below) > 1e-4:
                 raise ValueError(
                     f"fixed_point: activation must be continuous. Got a jump from {below:.4g} to {above:.4g} "
-                    f"at {kink}. Use `moments`, which needs no slope."
+                    f"at {kink}. Use a continuous one: a jump has no slope."
                 )
 
 
@@ -311,7 +317,8 @@ def selu_parameters(
         `fixed_point` or `moment_jacobian`.
 
     Raises:
-        ValueError: Variance or tau not above 0, or a mean too far from 0 for any SELU with alpha and lambda above 0.
+        ValueError: Variance or tau not above 0, a mean or omega that is not finite, or a mean too far from 0 for any
+            SELU with alpha and lambda above 0.
 
     Example:
         >>> found = selu_parameters(0.0, 2.0)
@@ -321,6 +328,9 @@ def selu_parameters(
     Reference:
         arXiv 1706.02515, eq. 14 and appendix A5 (other fixed points).
     """
+    for name, value in (("mean", mean), ("omega", omega)):
+        if not math.isfinite(value):
+            raise ValueError(f"selu_parameters: {name} must be finite. Got {value}. Use 0.0.")
     for name, value in (("variance", variance), ("tau", tau)):
         if not 0 < value < math.inf:
             raise ValueError(f"selu_parameters: {name} must be above 0 and finite. Got {value}. Use 1.0.")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,7 @@ from torch.nn import functional
 from hooke.nn.self_normalizing.dropout import AlphaDropout, check_constants, check_dropout
 from hooke.nn.self_normalizing.dropout import FeatureAlphaDropout as FeatureAlphaDropout
 from hooke.nn.self_normalizing.dropout import alpha_dropout_affine as alpha_dropout_affine
-from hooke.nn.self_normalizing.moments import ALPHA, SCALE
+from hooke.nn.self_normalizing.moments import ALPHA, SCALE, moment_map
 
 Shape = Literal["rectangular", "conic"]
 
@@ -124,8 +125,8 @@ class SelfNormalizingMLP(nn.Sequential):
             0.05 or 0.1 and lets a validation set choose between 0.05 and 0.
         alpha: SELU's alpha.
         scale: SELU's lambda.
-        mean: Mean that alpha dropout keeps: the fixed point of alpha and scale.
-        variance: Its variance.
+        mean: Mean that alpha dropout keeps: the fixed point of alpha and scale. Not without dropout.
+        variance: Its variance. Not without dropout.
         device: Where the parameters are made.
         dtype: Their type.
 
@@ -133,7 +134,8 @@ class SelfNormalizingMLP(nn.Sequential):
         widths: Width of each hidden layer.
 
     Raises:
-        ValueError: A size below 1, an unknown shape, or a value out of its range.
+        ValueError: A size below 1, an unknown shape, a value out of its range, or a mean and variance that are not the
+            fixed point of alpha and scale or, without dropout, not used.
 
     Example:
         >>> SelfNormalizingMLP(20, 2, hidden=200, depth=4, shape="conic").widths
@@ -161,13 +163,16 @@ class SelfNormalizingMLP(nn.Sequential):
     ) -> None:
         sizes = {"in_features": in_features, "out_features": out_features, "hidden": hidden, "depth": depth}
         for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"SelfNormalizingMLP: {name} must be at least 1. Got {size}. Use 1 or more.")
+            if not isinstance(size, Integral) or size < 1:
+                raise ValueError(
+                    f"SelfNormalizingMLP: {name} must be a whole number, 1 or more. Got {size}. Use e.g. 64."
+                )
         if shape not in ("rectangular", "conic"):
             raise ValueError(
                 f"SelfNormalizingMLP: shape must be 'rectangular' or 'conic'. Got {shape!r}. Use 'rectangular'."
             )
         check_dropout("SelfNormalizingMLP", dropout, mean, variance, alpha, scale, rate="dropout")
+        _check_fixed_point(dropout, mean, variance, alpha, scale)
         ratio = out_features / hidden if shape == "conic" else 1.0
         widths = tuple(max(1, round(hidden * ratio ** (layer / depth))) for layer in range(depth))
         parts: OrderedDict[str, nn.Module] = OrderedDict()
@@ -193,3 +198,21 @@ class SelfNormalizingMLP(nn.Sequential):
         if isinstance(idx, slice):
             return nn.Sequential(OrderedDict(list(self._modules.items())[idx]))  # pyright: ignore[reportArgumentType]
         return super().__getitem__(idx)
+
+
+def _check_fixed_point(dropout: float, mean: float, variance: float, alpha: float, scale: float) -> None:
+    """Refuse moments that nothing keeps, or that alpha and scale do not lead to."""
+    given = f"mean {mean} and variance {variance}"
+    if not dropout and (mean, variance) != (0.0, 1.0):
+        raise ValueError(
+            f"SelfNormalizingMLP: mean and variance must be left out without dropout. Got {given}. Drop them: "
+            "alpha and scale alone make the fixed point."
+        )
+    if dropout and (mean, variance, alpha, scale) != (0.0, 1.0, ALPHA, SCALE):
+        with torch.device("cpu"):
+            after = [value.item() for value in moment_map(mean, variance, 0.0, 1.0, alpha=alpha, scale=scale)]
+        if max(abs(after[0] - mean), abs(after[1] - variance)) > 0.01 * max(variance, variance**0.5):
+            raise ValueError(
+                f"SelfNormalizingMLP: mean and variance must be the fixed point of alpha and scale. Got {given}, which "
+                f"one layer takes to {after[0]:.3g} and {after[1]:.3g}. Take both from hooke.nn.fixed_point."
+            )

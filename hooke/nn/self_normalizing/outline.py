@@ -7,11 +7,15 @@ from typing import Any
 
 from torch import fx, nn
 
-from hooke.nn.self_normalizing.audit.graph import KIND_OF, Kind, Node
+from hooke.nn.self_normalizing.audit.finding import words_of
+from hooke.nn.self_normalizing.audit.graph import KIND_OF, Node
+from hooke.nn.self_normalizing.audit.operation import convolution, kind_of, padding, rate, settings_of
 from hooke.nn.self_normalizing.layers import SELU, AlphaDropout
 
 _OP_OF = {op.replace("_", ""): op for op in KIND_OF} | {
     "identity": "view",
+    "syncbatchnorm": "batch_norm",
+    **{f"{kind}pad": "pad" for kind in ("zero", "constant", "reflection", "replication", "circular")},
     "multiheadattention": "multi_head_attention_forward",
     "rnn": "rnn_tanh",
     "rnncell": "rnn_tanh_cell",
@@ -34,9 +38,8 @@ def outline(model: nn.Module) -> list[Node]:
     try:
         graph = _Tracer().trace(model)
     except Exception as error:  # whatever forward does with a stand-in for a tensor
-        reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
         raise ValueError(
-            f"self_normalize_: torch.fx must be able to follow forward. Got: {reason}. "
+            f"self_normalize_: torch.fx must be able to follow forward. Got {words_of(error)}. "
             "Give inputs=, one batch: then the model is run once instead."
         ) from error
     modules = dict(model.named_modules())
@@ -66,23 +69,23 @@ def op_of(module: nn.Module) -> str:
 
 def _of_module(name: str, module: nn.Module, parents: tuple[Node, ...]) -> Node:
     op = op_of(module)
-    kind: Kind = KIND_OF.get(op, "other")
     settings: dict[str, Any] = {}
-    if kind in ("dropout", "alpha dropout"):
-        settings = {"p": module.p}
-        kind = kind if module.p else "shape"
-    elif isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        padded = module.padding == "same" or any(size not in (0, "v") for size in module.padding[:1])
-        settings = {"zero_padding": padded and module.padding_mode == "zeros" and max(module.kernel_size) > 1}
-    return Node(op, kind, parents, name, type(module).__name__, settings)
+    if KIND_OF.get(op) in ("dropout", "alpha dropout"):
+        settings = rate(module.p)
+    elif op == "pad":
+        constant = isinstance(module, _CONSTANT)
+        settings = padding("constant" if constant else "other", module.value if constant else None)
+    elif isinstance(module, nn.modules.conv._ConvNd):
+        settings = convolution(
+            len(module.kernel_size), module.kernel_size, module.padding, parents, module.padding_mode
+        )
+    return Node(op, kind_of(op, settings), parents, name, type(module).__name__, settings)
+
+
+_CONSTANT = (nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)
 
 
 def _of_function(step: fx.Node, parents: tuple[Node, ...], path: str, modules: dict[str, nn.Module]) -> Node:
     op = (step.target if isinstance(step.target, str) else getattr(step.target, "__name__", "other")).strip("_")
-    kind: Kind = KIND_OF.get(op, "other")
-    settings: dict[str, Any] = {}
-    if kind == "add" and len(parents) < 2:
-        kind = "shape"
-    elif kind == "dropout":
-        settings = {"p": step.kwargs.get("p", step.args[1] if len(step.args) > 1 else 0.5)}
-    return Node(op, kind, parents, path, type(modules[path]).__name__, settings)
+    settings = settings_of(op, step.args, step.kwargs, parents, ())
+    return Node(op, kind_of(op, settings), parents, path, type(modules[path]).__name__, settings)

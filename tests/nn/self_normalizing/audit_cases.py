@@ -14,6 +14,23 @@ from hooke.nn import AlphaDropout, SelfNormalizingMLP, lecun_normal_
 Case = tuple[nn.Module, Any]
 
 
+class M(nn.Module):
+    """A module whose forward is a function of itself."""
+
+    def __init__(self, forward: Callable[..., Any], **parts: Any) -> None:
+        super().__init__()
+        self.function = forward
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, *args: Any) -> Any:
+        return self.function(self, *args)
+
+
+def snn(depth: int = 4) -> SelfNormalizingMLP:
+    return SelfNormalizingMLP(64, 10, 128, depth)
+
+
 def lecun(model: nn.Module) -> nn.Module:
     """LeCun-normal weights, bias 0."""
     for module in model.modules():

@@ -65,7 +65,7 @@ def test_sentences_name_the_layer_the_numbers_and_the_repair() -> None:
     )
     assert only(biased(lecun(mlp(256, 2)), -0.2), x) == (
         "bias at 0: Biases have mean -0.2 and spread 0 in 2 places: they move the mean from 0. "
-        "Set biases to 0; hooke.nn.self_normalize_(model) does this."
+        "At initialization set biases to 0; hooke.nn.self_normalize_(model) does this."
     )
 
 
@@ -148,8 +148,8 @@ def literal(model: nn.Sequential, x: Tensor, seed: int) -> list[dict[str, float]
         rows.append(
             {
                 "mean": z.mean(), "variance": z.var(correction=0), "gradient_variance": z.grad.var(correction=0),
-                "omega": omega.mean(), "omega_spread": omega.std(correction=0),
-                "tau": tau.mean(), "tau_spread": tau.std(correction=0),
+                "omega": omega.mean(), "omega_std": omega.std(correction=0),
+                "tau": tau.mean(), "tau_std": tau.std(correction=0),
                 "activation_mean": after.mean(), "activation_variance": after.var(correction=0),
             }
         )  # fmt: skip
@@ -576,7 +576,9 @@ def test_reports_are_frozen_and_plain() -> None:
 def test_what_can_not_be_audited_is_said() -> None:
     with pytest.raises(TypeError, match=r"^audit: model must be an nn\.Module\. Got function\. Give the module itself"):
         audit(mlp, x16)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"^audit: every parameter must have its shape\. Got lazy 0\.weight\. Run one"):
+    with pytest.raises(
+        ValueError, match=r"^audit: every parameter and buffer must have its shape\. Got lazy 0\.weight\. Run one"
+    ):
         audit(nn.Sequential(nn.LazyLinear(3)), x16)
     with pytest.raises(ValueError, match=r"Got none from ReLU\. Audit the model that holds the layers\.$"):
         audit(nn.ReLU(), x16)

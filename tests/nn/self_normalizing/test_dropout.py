@@ -212,6 +212,13 @@ def test_torchs_reference_has_the_sign_of_b_wrong(p: float) -> None:
     assert mean == pytest.approx(2 * alpha_dropout_affine(p)[0] * p * SATURATION, abs=0.02)
 
 
+def test_a_rate_changed_to_1_is_refused_in_its_own_name() -> None:
+    dropout = AlphaDropout(0.1)
+    dropout.p = 1.0
+    with pytest.raises(ValueError, match=r"^AlphaDropout: p must be in \[0, 1\)\. Got 1\.0"):
+        dropout(torch.ones(3))
+
+
 def test_repr() -> None:
     assert repr(AlphaDropout(0.1)) == "AlphaDropout(p=0.1)"
     assert repr(AlphaDropout(0.1, alpha=2.0, inplace=True)) == "AlphaDropout(p=0.1, alpha=2.0, inplace=True)"

@@ -231,3 +231,14 @@ def test_what_is_no_activation_is_refused() -> None:
         ValueError, match=r"^fixed_point: start must be a mean and a variance above 0\. Got \(0\.0, 0\.0\)\."
     ):
         fixed_point(torch.tanh, start=(0.0, 0.0))
+    with pytest.raises(
+        ValueError, match=r"^fixed_point: activation must take float64 tensors of any size\. Got one that"
+    ):
+        fixed_point(nn.PReLU())
+    assert fixed_point(nn.PReLU().double()).variance == 0
+
+
+@pytest.mark.parametrize(("mean", "omega", "name"), [(math.nan, 0.0, "mean"), (0.0, math.inf, "omega")])
+def test_what_is_no_number_is_refused(mean: float, omega: float, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^selu_parameters: {name} must be finite\. Got (nan|inf)\. Use 0\.0\.$"):
+        selu_parameters(mean, omega=omega)

@@ -236,11 +236,29 @@ def test_repr() -> None:
         (lambda: SELU(scale=math.nan), "SELU: scale must be a positive number. Got nan. Use 1.0507."),
         (
             lambda: SelfNormalizingMLP(5, 3, depth=0),
-            "SelfNormalizingMLP: depth must be at least 1. Got 0. Use 1 or more.",
+            "SelfNormalizingMLP: depth must be a whole number, 1 or more. Got 0. Use e.g. 64.",
+        ),
+        (
+            lambda: SelfNormalizingMLP(5, 3, hidden=128.0),  # pyright: ignore[reportArgumentType]
+            "SelfNormalizingMLP: hidden must be a whole number, 1 or more. Got 128.0. Use e.g. 64.",
+        ),
+        (
+            lambda: SelfNormalizingMLP(5, 3, dropout=None),  # pyright: ignore[reportArgumentType]
+            "SelfNormalizingMLP: dropout must be in [0, 1). Got None. Use 0.05 or 0.1.",
+        ),
+        (
+            lambda: SelfNormalizingMLP(5, 3, mean=0.3, variance=2.0),
+            "SelfNormalizingMLP: mean and variance must be left out without dropout. Got mean 0.3 and variance 2.0. "
+            "Drop them: alpha and scale alone make the fixed point.",
+        ),
+        (
+            lambda: SelfNormalizingMLP(5, 3, dropout=0.1, variance=2.0),
+            "SelfNormalizingMLP: mean and variance must be the fixed point of alpha and scale. Got mean 0.0 and "
+            "variance 2.0, which one layer takes to 0.0896 and 1.71. Take both from hooke.nn.fixed_point.",
         ),
         (
             lambda: SelfNormalizingMLP(0, 3),
-            "SelfNormalizingMLP: in_features must be at least 1. Got 0. Use 1 or more.",
+            "SelfNormalizingMLP: in_features must be a whole number, 1 or more. Got 0. Use e.g. 64.",
         ),
         (
             lambda: SelfNormalizingMLP(5, 3, shape="round"),  # pyright: ignore[reportArgumentType]

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hooke.nn.self_normalizing.audit.finding import words_of
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -18,7 +20,7 @@ class AuditError(ValueError):
 
 
 def audit_target(
-    target: str, *, shape: str | None = None, inputs: Path | None = None, batch: int = 256, seed: int = 0
+    target: str, *, shape: str | None = None, inputs: Path | None = None, batch: int | None = None, seed: int = 0
 ) -> AuditReport:
     """Audit the model that `MODULE:FACTORY` names.
 
@@ -26,14 +28,15 @@ def audit_target(
         target: A module that can be imported from the working directory, and in it an `nn.Module` or a callable that
             returns one, or a pair of it and its inputs.
         shape: Of one example, e.g. "3,32,32": inputs are drawn from N(0, 1).
-        inputs: A `.npy` file with examples along its first dimension, of which `batch` are used.
-        batch: Examples.
+        inputs: A `.npy` file with examples along its first dimension, of which `batch` are used. Whole numbers are
+            words for a model with an embedding, and values for others.
+        batch: Examples, 256 if not given; not with a factory's own inputs.
         seed: Of the model's weights, of the drawn inputs and of the audit.
 
     Raises:
         AuditError: Anything that keeps the model from being audited.
     """
-    if batch < 2:
+    if batch is not None and batch < 2:
         raise AuditError(f"--batch must be 2 or more. Got {batch}. Use e.g. --batch 256.")
     if shape is not None and inputs is not None:
         raise AuditError("give --shape or --inputs, not both. Got both. Drop one.")
@@ -51,7 +54,9 @@ def audit_target(
             f"{target} must be or return an nn.Module, or a pair of it and its inputs. Got {type(model).__name__}. "
             "Name a factory, e.g. mymodel:build."
         )
-    given = own if shape is None and inputs is None else _batch(model, shape, inputs, batch)
+    given = own if shape is None and inputs is None else _batch(model, shape, inputs, batch or 256)
+    if given is own is not None and batch is not None:
+        raise AuditError(f"--batch must be left out where {target} gives the inputs. Got {batch}. Drop it.")
     if given is None:
         raise AuditError(f"inputs are needed. Got none with {target}. {_shape_hint(model)}")
     try:
@@ -60,7 +65,7 @@ def audit_target(
         if str(error).startswith("audit: "):
             raise AuditError(str(error).removeprefix("audit: ")) from error
         raise AuditError(
-            f"forward must accept the inputs. Got {_words(error)}. Give another --shape or --inputs."
+            f"forward must accept the inputs. Got {words_of(error)}. Give another --shape or --inputs."
         ) from error
 
 
@@ -80,10 +85,10 @@ def _found(target: str) -> Any:
                 f"MODULE must be importable from here. Got {path}: no such module. "
                 "Write it without .py, with dots for /."
             ) from error
-        raise AuditError(f"{path} must be importable. Got {_words(error)}. Install it or mend the import.") from error
+        raise AuditError(f"{path} must be importable. Got {words_of(error)}. Install it or mend the import.") from error
     except (Exception, SystemExit) as error:
         raise AuditError(
-            f"{path} must be importable. Got {_words(error)}. Run python -m {path} to see where."
+            f"{path} must be importable. Got {words_of(error)}. Run python -m {path} to see where."
         ) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -108,18 +113,13 @@ def _called(target: str, found: Any) -> Any:
         return found()
     except (Exception, SystemExit) as error:
         raise AuditError(
-            f"{target} must return the model when called without arguments. Got {_words(error)}. Mend it."
+            f"{target} must return the model when called without arguments. Got {words_of(error)}. Mend it."
         ) from error
-
-
-def _words(error: BaseException) -> str:
-    """An exception in one line."""
-    first = str(error).strip().split("\n")[0].rstrip(".")
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def _batch(model: nn.Module, shape: str | None, inputs: Path | None, batch: int) -> Any:
     import torch
+    from torch import nn
 
     first = next((one for one in model.parameters() if one.is_floating_point()), torch.empty(0))
     if shape is not None:
@@ -131,8 +131,12 @@ def _batch(model: nn.Module, shape: str | None, inputs: Path | None, batch: int)
             raise AuditError(f"--shape must be whole numbers of one example, above 0. Got {shape}. Use e.g. 3,32,32.")
         return torch.randn(batch, *sizes, dtype=first.dtype, device=first.device)
     assert inputs is not None
-    examples = torch.from_numpy(_array(inputs)[:batch])
-    return examples.to(first.device, first.dtype if examples.is_floating_point() else torch.int64)
+    array = _array(inputs)[:batch]
+    words = array.dtype.kind in "iub" and any(
+        isinstance(one, nn.Embedding | nn.EmbeddingBag) for one in model.modules()
+    )
+    examples = torch.from_numpy(array.astype("int64" if words else "float64"))
+    return examples.to(first.device, torch.int64 if words else first.dtype)
 
 
 def _array(path: Path) -> Any:
@@ -142,11 +146,25 @@ def _array(path: Path) -> Any:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise AuditError(
-            f"--inputs must be a .npy file of numbers. Got {path}: {_words(error)}. Write it by numpy.save."
+            f"--inputs must be a .npy file of numbers. Got {path}: {words_of(error)}. Write it by numpy.save."
         ) from error
-    if not isinstance(array, np.ndarray) or array.ndim < 1 or len(array) < 2 or array.dtype.kind not in "fiub":
+    if not isinstance(array, np.ndarray):  # .npz: an open file of several
+        array.close()
+        raise AuditError(f"--inputs must hold one array. Got {path}. Write it by numpy.save.")
+    if array.ndim < 1 or len(array) < 2 or array.dtype.kind not in "fiub":
         raise AuditError(f"--inputs must hold 2 examples or more, as numbers. Got {path}. Write it by numpy.save.")
     return array
+
+
+def check_picture(path: Path) -> None:
+    """Refuse a file that matplotlib can't write, before the audit is made."""
+    from matplotlib.figure import Figure
+
+    kinds = sorted(Figure().canvas.get_supported_filetypes())
+    if path.suffix.removeprefix(".").lower() not in kinds:
+        raise AuditError(f"--picture must end in one of {', '.join(kinds)}. Got {path}. Use e.g. audit.png.")
+    if not path.parent.is_dir():
+        raise AuditError(f"--picture must be in a folder that exists. Got {path}. Make {path.parent} first.")
 
 
 def _shape_hint(model: nn.Module) -> str:

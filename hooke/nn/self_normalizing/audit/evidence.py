@@ -6,7 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hooke.nn.self_normalizing.audit.finding import MEAN, SPREAD, VARIANCE, WANDER_MEAN, WANDER_VARIANCE
+from hooke.nn.self_normalizing.audit.finding import (
+    MEAN,
+    SELF_NORMALIZE,
+    SPREAD,
+    VARIANCE,
+    WANDER_MEAN,
+    WANDER_VARIANCE,
+)
 from hooke.nn.self_normalizing.audit.graph import BETWEEN, Kind, Node
 from hooke.nn.self_normalizing.fixed_point import fixed_point
 from hooke.nn.self_normalizing.layers import SELU
@@ -23,7 +30,7 @@ class Evidence:
         selus: Calls of SELU.
         activation_of: The activation behind a layer, where there is one.
         depth_of: SELU layers on the longest way down to a node.
-        examples: Size of the batch.
+        examples: Size of the batch: of the longest input.
         target: Mean and variance of the fixed point of the net's SELUs; `None` if they share none.
     """
 
@@ -49,6 +56,17 @@ class Evidence:
         """SELU layers on the longest way through the net."""
         return max((self.depth_of[node] for node in self.selus), default=0)
 
+    def repaired(self, repair: str) -> str:
+        """The repair, and who does it where `self_normalize_` can: in chains of modules without functions between."""
+        return f"{repair}; {SELF_NORMALIZE}" if all(map(_is_exchangeable, self.nodes)) else f"{repair}."
+
+
+def _is_exchangeable(node: Node) -> bool:
+    if node.kind in ("add", "other", "opaque", "pool") or node.op.startswith("conv_transpose"):
+        return False
+    own = node.op.replace("_", "") in node.module_type.lower()  # Linear calls linear, a block calls many
+    return own or node.kind in ("input", "shape", "pad")
+
 
 def read(nodes: Sequence[Node]) -> Evidence:
     """Connect layers with their activations and count the depth."""
@@ -61,8 +79,7 @@ def read(nodes: Sequence[Node]) -> Evidence:
             for layer in node.upstream(*BETWEEN, "pool"):
                 if layer.kind == "layer":
                     activation_of.setdefault(layer, node)
-    inputs = [node for node in nodes if node.kind == "input" and node.shape]
-    examples = inputs[0].shape[0] if inputs else 1
+    examples = max((node.shape[0] for node in nodes if node.kind == "input" and node.shape), default=1)
     selus = tuple(node for node in nodes if node.op == "selu")
     return Evidence(nodes, layers, selus, activation_of, depth_of, examples, _target(selus))
 
@@ -100,13 +117,13 @@ def is_off(evidence: Evidence, node: Node, kind: Kind | None = None) -> bool:
     if (kind or node.kind) == "input":
         errors = math.sqrt(variance / evidence.examples), math.sqrt(2 / evidence.examples)
     else:
-        width = math.sqrt(_width(node))
+        width = math.sqrt(width_of(node))
         errors = WANDER_MEAN / width, WANDER_VARIANCE / width
     low, high = VARIANCE[0] / (1 + SPREAD * errors[1]), VARIANCE[1] + SPREAD * errors[1]
     return is_outside(mean, MEAN, errors[0]) or not low <= variance <= high
 
 
-def _width(node: Node) -> int:
+def width_of(node: Node) -> int:
     """How many units a value of the net is spread over: features or channels."""
     shape = node.shape
     return max(shape[1] if len(shape) > 2 else shape[-1] if shape else 1, 1)

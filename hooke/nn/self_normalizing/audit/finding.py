@@ -1,4 +1,4 @@
-"""One finding of an audit, the limits beyond which something is one, and how numbers are said."""
+"""One finding of an audit, the limits beyond which something is one, and how numbers and errors are said."""
 
 from __future__ import annotations
 
@@ -42,6 +42,9 @@ NARROW, NARROW_LAYERS = 16, 4
 """Inputs of a hidden unit below which its tau spreads by more than a third (sqrt(2 / 16)), and how many such layers it
 takes: a conic net may end in a few."""
 
+TAPER = 3
+"""Layers of one width at most, on average, where a net still counts as one that grows ever narrower."""
+
 RATE = 0.2
 """Alpha-dropout rates above it are a finding: twice the larger of the paper's 0.05 and 0.1."""
 
@@ -56,7 +59,7 @@ RECIPE_WIDTH = 0.04
 """Relative distance of tau from a recipe's that still is that recipe, beside sampling."""
 
 SELF_NORMALIZE = "hooke.nn.self_normalize_(model) does this."
-"""How findings name their repair."""
+"""How findings name who repairs them, where that is so."""
 
 
 @dataclass(frozen=True)
@@ -87,3 +90,9 @@ class Finding:
 def said(value: float) -> str:
     """A number in a sentence: 3 digits, thousands with commas."""
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value + 0:.3g}"
+
+
+def words_of(error: BaseException) -> str:
+    """An exception in a sentence: its kind and its first line."""
+    first = str(error).strip().split("\n")[0].rstrip(".")
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

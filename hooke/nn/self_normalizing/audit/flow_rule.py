@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from hooke.nn.self_normalizing.audit.evidence import Evidence, is_off, is_outside, name_of, places, saturation
-from hooke.nn.self_normalizing.audit.finding import CORNER, MEAN, RATE, SELF_NORMALIZE, VARIANCE, Finding, said
+from hooke.nn.self_normalizing.audit.finding import CORNER, MEAN, RATE, VARIANCE, Finding, said
 from hooke.nn.self_normalizing.audit.graph import BETWEEN, Kind, Node
 
 
@@ -14,10 +14,9 @@ def inputs(evidence: Evidence) -> Iterator[Finding]:
     """What enters SELU layers and comes from no SELU: inputs, sums of branches, anything else."""
     seen: set[str] = set()
     for layer in evidence.selu_layers:
-        fed = layer.fed_by
-        for source in layer.upstream("shape", "alpha dropout", "pad"):
+        for source, fed in _sources(layer):
             kind = {"input": "inputs", "add": "residual", "other": "layer-input"}.get(source.kind)
-            if fed is None or kind is None or kind in seen or not fed.measured:
+            if kind is None or kind in seen or not fed.measured:
                 continue
             if is_off(evidence, fed, source.kind):
                 seen.add(kind)
@@ -25,6 +24,15 @@ def inputs(evidence: Evidence) -> Iterator[Finding]:
                 words, repair = _ENTERING[kind]
                 numbers = f"mean {said(fed.mean)} and variance {said(fed.variance)}"
                 yield Finding(kind, place, words.format(numbers=numbers, op=source.op), repair)
+
+
+def _sources(layer: Node) -> Iterator[tuple[Node, Node]]:
+    """Where the inputs of a layer come from, and which node has their moments: before plain dropout, if that acts."""
+    for node in layer.upstream("shape", "alpha dropout", "pad"):
+        if node.kind == "dropout":
+            yield from ((source, source) for source in node.upstream("shape", "alpha dropout", "pad", "dropout"))
+        elif layer.fed_by is not None:
+            yield node, layer.fed_by
 
 
 _ENTERING: dict[str, tuple[str, str]] = {
@@ -42,7 +50,8 @@ _ENTERING: dict[str, tuple[str, str]] = {
 
 def plain_dropout(evidence: Evidence) -> Iterator[Finding]:
     """Dropout that sets units to 0."""
-    found = [n for n in evidence.nodes if n.kind == "dropout" and _is_near_selu(n, "shape", "pool", "norm", "dropout")]
+    dropouts = [node for node in evidence.nodes if node.kind == "dropout"]
+    found = [n for n in dropouts if _is_near_selu(n, "shape", "pool", "norm", "dropout") or _enters_selu(evidence, n)]
     if found:
         first, last = found[0], evidence.selus[-1]
         p = first.settings["p"]
@@ -62,6 +71,11 @@ def _is_near_selu(node: Node, *through: Kind) -> bool:
     below = node.downstream(*through)
     layered = any(one.kind == "layer" for one in above)
     return any(one.op == "selu" for one in above) or (layered and any(one.op == "selu" for one in below))
+
+
+def _enters_selu(evidence: Evidence, node: Node) -> bool:
+    """Whether a SELU layer reads what comes out."""
+    return any(evidence.is_selu(one) for one in node.downstream("shape", "dropout", "alpha dropout", "pad"))
 
 
 def alpha_dropout(evidence: Evidence) -> Iterator[Finding]:
@@ -110,7 +124,7 @@ def norms(evidence: Evidence) -> Iterator[Finding]:
             "norm", name_of(found[0]),
             f"{what} stands between SELU layers{places(found)}: they keep mean 0 and variance 1 by themselves, and "
             "its gains and batch noise fight that fixed point.",
-            f"Remove it; {SELF_NORMALIZE}",
+            evidence.repaired("Remove it"),
         )  # fmt: skip
 
 
@@ -124,7 +138,7 @@ def other_activations(evidence: Evidence) -> Iterator[Finding]:
             "activation", name_of(first),
             f"{first.op} stands in a net that is otherwise SELU{places(others)}: its outputs have mean "
             f"{said(first.mean)} and variance {said(first.variance)} and no fixed point at (0, 1).",
-            f"Use SELU; {SELF_NORMALIZE}",
+            evidence.repaired("Use SELU"),
         )  # fmt: skip
 
 

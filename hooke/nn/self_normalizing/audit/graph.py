@@ -48,11 +48,11 @@ class WeightMoments:
     fan_in: int
     units: int
     omega: float
-    omega_spread: float
+    omega_std: float
     tau: float
-    tau_spread: float
+    tau_std: float
     bias: float
-    bias_spread: float
+    bias_std: float
 
 
 @dataclass(slots=True, eq=False)
@@ -76,6 +76,8 @@ class Node:
     center_variance: float = math.nan
     fed_by: Node | None = None
     edge: GradientEdge | None = None
+    weight_edge: GradientEdge | None = None
+    unreached: bool = False
 
     def __post_init__(self) -> None:
         for parent in self.parents:
@@ -88,6 +90,16 @@ class Node:
     def downstream(self, *through: Kind) -> list[Node]:
         """The nearest nodes below whose kind is not among `through`."""
         return _nearest(self, lambda node: node.children, through)
+
+    def descendants(self) -> list[Node]:
+        """Every node below."""
+        found: dict[int, Node] = {id(self): self}
+        left: list[Node] = [self]
+        for node in left:  # grows while it is read
+            new = {id(one): one for one in node.children if id(one) not in found}
+            left += new.values()
+            found |= new
+        return left[1:]
 
 
 def _nearest(start: Node, step: Callable[[Node], Iterable[Node]], through: tuple[Kind, ...]) -> list[Node]:

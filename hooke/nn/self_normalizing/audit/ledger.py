@@ -10,9 +10,12 @@ from torch import Tensor
 _CANCELLED = 1e-3
 """Below this share of the second moment, mean of squares less square of mean has lost half of float32's digits."""
 
+_FAINT = 1e-30
+"""Below this variance float32 loses squares of small values, and below 1e-45 all of them."""
 
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of all numbers of `x`, as 0-dimensional tensors.
+
+def sample_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of all numbers of `x`, as 0-dimensional tensors; float64 wherever float32 has no room.
 
     On a CPU `torch.var_mean` takes 60 times as long as a sum and a norm, so that it is left to the hard cases.
     """
@@ -22,10 +25,14 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     if x.is_cpu and x.numel():
         mean, square = x.sum() / x.numel(), torch.linalg.vector_norm(x).square() / x.numel()
         variance = square - mean.square()
-        if variance > _CANCELLED * square:
+        if variance > _CANCELLED * square and variance > _FAINT:  # false for what is not finite
             return mean, variance
-    variance, mean = torch.var_mean(x, correction=0)
+    variance, mean = torch.var_mean(x.to(_wide(x)), correction=0)
     return mean, variance
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.device.type == "mps" else torch.float64  # Apple's has no other
 
 
 class Ledger:
@@ -42,7 +49,7 @@ class Ledger:
         """Call every receiver."""
         for device in {values[0].device for values, _ in self._entries}:
             here = [entry for entry in self._entries if entry[0][0].device == device]
-            flat = iter(torch.stack([value.float() for values, _ in here for value in values]).tolist())
+            flat = iter(torch.stack([value.to(_wide(value)) for values, _ in here for value in values]).tolist())
             for values, receive in here:
                 receive(*(next(flat) for _ in values))
         self._entries.clear()

@@ -13,21 +13,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import get_gradient_edge
-from torch.nn.parameter import UninitializedParameter
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from hooke.nn.self_normalizing.audit.acceptance import accepted
+from hooke.nn.self_normalizing.audit.backward import backpropagate, edge_of, is_reentrant
 from hooke.nn.self_normalizing.audit.graph import KIND_OF, Kind, Node, WeightMoments, mapped, tensors_in
-from hooke.nn.self_normalizing.audit.ledger import Ledger, moments, weight_moments
+from hooke.nn.self_normalizing.audit.ledger import Ledger, sample_moments, weight_moments
+from hooke.nn.self_normalizing.audit.operation import argument, convolution, kind_of, product, rate, settings_of
 from hooke.nn.self_normalizing.audit.untouched import untouched
 from hooke.nn.self_normalizing.layers import SELU, AlphaDropout, FeatureAlphaDropout
-
-_MATMUL = {"matmul": 1, "rmatmul": 1, "mm": 1, "addmm": 2}
-"""Products that are a layer where one side is a parameter, and the position of that side."""
-
-_DROPOUT = {"dropout": True, "dropout1d": True, "dropout2d": True, "dropout3d": True}
-"""Whether a dropout acts if `training` is not given; the others do not."""
 
 _WHOLE: dict[type, str] = {
     SELU: "selu",
@@ -36,6 +31,8 @@ _WHOLE: dict[type, str] = {
 }
 """Modules that count as one operation, whatever functions they call."""
 
+_SET_REQUIRES_GRAD: Any = Tensor.requires_grad.__set__  # pyright: ignore
+
 _AT_ONCE = ("layer", "opaque", "activation", "pool")
 """Kinds whose outcome is always measured; others only where a layer reads it."""
 
@@ -43,13 +40,13 @@ _AT_ONCE = ("layer", "opaque", "activation", "pool")
 class _Recorder(TorchFunctionMode):
     """Turns every torch function that touches the data into a `Node`."""
 
-    def __init__(self, names: Mapping[int, str], whole: Mapping[type, str]) -> None:
+    def __init__(self, names: Mapping[int, str]) -> None:
         super().__init__()
         self.nodes: list[Node] = []
         self.ledger = Ledger()
         self.inside: list[nn.Module] = []
         self._made_by = WeakTensorKeyDictionary()
-        self._names, self._whole = names, whole
+        self._names, self.reentrant = names, False
         self._weights: dict[tuple[int, int], list[Tensor]] = {}
         self._hidden, self._padded = 0, False
 
@@ -58,12 +55,12 @@ class _Recorder(TorchFunctionMode):
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A module begins; one that is an operation of its own hides what happens in it."""
         self.inside.append(module)
-        self._hidden += type(module) in self._whole
+        self._hidden += type(module) in _WHOLE
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """A module ends; if nobody saw how its output came from its inputs, it is one node."""
         made = list(tensors_in(output))
-        op = self._whole.get(type(module))
+        op = _WHOLE.get(type(module))
         self._hidden -= op is not None
         if made and not self._hidden and (op or any(tensor not in self._made_by for tensor in made)):
             parents = self._parents(args, kwargs)
@@ -78,6 +75,8 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call `func` and write down what it did."""
         kwargs = kwargs or {}
+        if func == _SET_REQUIRES_GRAD and args[1] and args[0].requires_grad:
+            return None  # the inputs are no leaves here, but they do require it
         parents = () if self._hidden else self._parents(args, kwargs)
         result = func(*args, **kwargs)
         if parents:
@@ -96,21 +95,27 @@ class _Recorder(TorchFunctionMode):
         return tensor
 
     def _parents(self, *given: Any) -> tuple[Node, ...]:
-        found = (self._made_by.get(tensor) for tensor in tensors_in(given))
+        tensors = [*tensors_in(given)]
+        self.reentrant |= any(map(is_reentrant, tensors))
+        found = (self._made_by.get(tensor) for tensor in tensors)
         return tuple(dict.fromkeys(node for node in found if node is not None))
 
     def _record(self, op: str, parents: tuple[Node, ...], args: Any, kwargs: Any, made: list[Tensor]) -> None:
-        side = _MATMUL.get(op)
-        if side is not None and len(args) > side and isinstance(args[side], nn.Parameter) and args[side].dim() == 2:
-            self._add_layer(op, parents, args[side - 1], args[side].t() if op != "rmatmul" else args[side], None, made)
+        multiplied = product(op, args, self._made_by.__contains__)
+        if multiplied is not None:
+            self._add_layer(op, parents, *multiplied, None, made)
         elif KIND_OF.get(op) == "layer":
-            x, weight, bias = (_argument(args, kwargs, i, name) for i, name in enumerate(("input", "weight", "bias")))
+            x, weight, bias = (argument(args, kwargs, i, name) for i, name in enumerate(("input", "weight", "bias")))
             node = self._add_layer(op, parents, x, weight, bias, made)
             if op.startswith("conv"):
-                node.settings = _convolution(args, kwargs, weight, parents)
+                padded, kernel = argument(args, kwargs, 4, "padding", 0), weight.shape[2:]
+                node.settings = convolution(len(kernel), kernel, padded, parents)
                 self._padded = self._padded or bool(node.settings["zero_padding"])
         else:
-            self._add(op, parents, _settings(op, args, kwargs, parents, made), made)
+            settings = settings_of(op, args, kwargs, parents, made)
+            apart = kind_of(op, settings) == "shape"  # pieces of one tensor have moments of their own
+            for pieces in [[piece] for piece in made] if apart else [made]:
+                self._add(op, parents, settings, pieces)
 
     def _add(
         self,
@@ -120,7 +125,7 @@ class _Recorder(TorchFunctionMode):
         made: list[Tensor],
         kind: Kind | None = None,
     ) -> Node:
-        kind = kind or _kind(op, settings)
+        kind = kind or kind_of(op, settings)
         module = self.inside[-1] if self.inside else None
         name, type_name = self._names.get(id(module), ""), type(module).__name__ if module is not None else ""
         node = Node(op, kind, parents, name, type_name, settings, shape=tuple(made[0].shape))
@@ -130,8 +135,8 @@ class _Recorder(TorchFunctionMode):
         if kind in _AT_ONCE and made[0].is_floating_point():
             self._measure(node, made[0])
             self._measure_border(node, made[0])
-        if kind in ("layer", "opaque") and made[0].requires_grad:
-            node.edge = get_gradient_edge(made[0])
+        if kind in ("layer", "opaque"):
+            node.edge = edge_of(made[0])
         return node
 
     def _add_layer(
@@ -142,6 +147,7 @@ class _Recorder(TorchFunctionMode):
             fed_by = self._measured(fed_by, x)
         node = self._add(op, parents, {}, made, "layer")
         node.fed_by = fed_by
+        node.weight_edge = edge_of(weight)
         if weight.is_floating_point():
             self._weigh(node, op, weight, bias)
         return node
@@ -151,7 +157,7 @@ class _Recorder(TorchFunctionMode):
     def _measured(self, node: Node, x: Tensor) -> Node:
         """The node that holds the moments of `x`: its maker, or what was there before it was only reshaped."""
         size, maker = x.numel(), node
-        while not node.measured and node.kind == "shape" and len(node.parents) == 1:
+        while not node.measured and node.kind == "shape" and len(node.parents) == 1 and not node.settings.get("shifts"):
             node = node.parents[0]
         if node.measured and math.prod(node.shape) == size:
             return node
@@ -163,7 +169,7 @@ class _Recorder(TorchFunctionMode):
             node.mean, node.variance = mean, variance
 
         node.measured = True
-        self.ledger.put(moments(x), receive)
+        self.ledger.put(sample_moments(x), receive)
 
     def _measure_border(self, node: Node, x: Tensor) -> None:
         """Variance at the corners of an image and in its middle, after convolutions that pad with zeros."""
@@ -179,7 +185,7 @@ class _Recorder(TorchFunctionMode):
         def receive(corner: float, center: float) -> None:
             node.corner_variance, node.center_variance = corner, center
 
-        self.ledger.put((moments(corner)[1], moments(center)[1]), receive)
+        self.ledger.put((sample_moments(corner)[1], sample_moments(center)[1]), receive)
 
     def _weigh(self, node: Node, op: str, weight: Tensor, bias: Tensor | None) -> None:
         key = id(weight), weight._version
@@ -193,47 +199,10 @@ class _Recorder(TorchFunctionMode):
         self.ledger.put(self._weights[key], receive)
 
 
-def _argument(args: Any, kwargs: Any, position: int, name: str, default: Any = None) -> Any:
-    return args[position] if len(args) > position else kwargs.get(name, default)
-
-
-def _kind(op: str, settings: Mapping[str, Any]) -> Kind:
-    if not settings.get("acts", True):
-        return "shape"
-    return KIND_OF.get(op, "other")
-
-
-def _settings(op: str, args: Any, kwargs: Any, parents: tuple[Node, ...], made: list[Tensor]) -> dict[str, Any]:
-    """What the rules ask of an operation: its rate, how many values it pools, whether its padding is zeros."""
-    kind = KIND_OF.get(op, "other")
-    if kind in ("dropout", "alpha dropout"):
-        p = _argument(args, kwargs, 1, "p", 0.5)
-        training = kwargs.get("train", _argument(args, kwargs, 2, "training", _DROPOUT.get(op, False)))
-        return {"p": p, "acts": bool(training and p > 0)}
-    if kind == "pool":
-        pooled = math.prod(parents[0].shape) / max(made[0].numel(), 1)
-        return {"pooled": pooled, "acts": pooled > 1}
-    if kind == "add":
-        return {"acts": len(parents) > 1}
-    if kind == "pad":
-        zeros = _argument(args, kwargs, 2, "mode", "constant") == "constant"
-        return {"acts": zeros and not _argument(args, kwargs, 3, "value", None)}
-    return {}
-
-
 def _settings_of_module(module: nn.Module) -> dict[str, Any]:
     names = ("p", "alpha", "scale")
     found = {name: getattr(module, name) for name in names if isinstance(getattr(module, name, None), (int, float))}
-    return found | {"acts": found.get("p", 1) > 0}
-
-
-def _convolution(args: Any, kwargs: Any, weight: Tensor, parents: tuple[Node, ...]) -> dict[str, Any]:
-    padding = _argument(args, kwargs, 4, "padding", 0)
-    sizes = [padding] if isinstance(padding, (int, str)) else list(padding)
-    wide = math.prod(weight.shape[2:]) > 1
-    own = wide and any(size == "same" or (isinstance(size, int) and size > 0) for size in sizes)
-    padded = own or any(parent.kind == "pad" for parent in parents)
-    return {"dimensions": weight.dim() - 2, "zero_padding": bool(padded)}
+    return found | rate(found["p"]) if "p" in found else found
 
 
 # One run ---------------------------------------------------------------------------------------------------------
@@ -265,11 +234,12 @@ def record(
         backward: Whether to run backward at all.
 
     Raises:
-        ValueError: A module whose parameters have no shape yet, or one that is scripted.
+        ValueError: What `acceptance` refuses, inputs without examples, a loss that gives no gradient, or a backward
+            pass through a reentrant checkpoint.
     """
-    model = getattr(model, "_orig_mod", model)
-    _check(model)
-    recorder = _Recorder({id(module): name for name, module in model.named_modules()}, _WHOLE)
+    model = accepted("audit", model)
+    recorder = _Recorder({id(module): name for name, module in model.named_modules()})
+    _check_inputs(inputs)
 
     def fresh(x: Tensor) -> Tensor:  # the copy, not a leaf: in-place operations may come first
         x = x.detach()
@@ -283,30 +253,18 @@ def record(
         with _hooked(model, recorder), recorder:
             output = model(*args, **kwargs)
         if backward:
-            _backward(recorder, output if loss is None else loss(output), random=loss is None)
+            backpropagate(recorder.nodes, recorder.ledger, output, loss, reentrant=recorder.reentrant)
         recorder.ledger.settle()
     for node in recorder.nodes:
-        node.edge = None
+        node.edge = node.weight_edge = None
     return recorder.nodes
 
 
-def _backward(recorder: _Recorder, output: Any, *, random: bool) -> None:
-    layers = [node for node in recorder.nodes if node.edge is not None]
-    ends = [x for x in tensors_in(output) if x.requires_grad and x.is_floating_point()]
-    if not layers or not ends:
-        return
-    cotangents = [torch.randn_like(end) for end in ends] if random else None
-    edges = [node.edge for node in layers if node.edge is not None]
-    for node, gradient in zip(layers, torch.autograd.grad(ends, edges, cotangents, allow_unused=True), strict=True):
-        if gradient is not None:
-            recorder.ledger.put(
-                (moments(gradient)[1],), lambda value, node=node: setattr(node, "gradient_variance", value)
-            )
-
-
-def _check(model: nn.Module) -> None:
-    lazy = [name for name, one in model.named_parameters() if isinstance(one, UninitializedParameter)]
-    if lazy:
+def _check_inputs(inputs: Any) -> None:
+    tensors = [*tensors_in(inputs)]
+    if tensors and all(tensor.numel() == 0 for tensor in tensors):
         raise ValueError(
-            f"audit: every parameter must have its shape. Got lazy {lazy[0]}. Run one batch through the model first."
+            f"audit: inputs must hold examples. Got shape {tuple(tensors[0].shape)}. Give 2 or more, better 256."
         )
+    if any(tensor.is_complex() for tensor in tensors):
+        raise ValueError("audit: inputs must be real numbers. Got complex ones. Give torch.view_as_real(inputs).")

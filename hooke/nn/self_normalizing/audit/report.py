@@ -45,9 +45,9 @@ class LayerStatistics:
         gradient_variance: Of the gradient by the layer's output, where the gradient by the model's output has
             variance 1 (or is that of `loss`).
         omega: Sum of a unit's weights, mean over units.
-        omega_spread: Its standard deviation over units.
+        omega_std: Its standard deviation over units.
         tau: Sum of squares of a unit's weights, mean over units.
-        tau_spread: Its standard deviation over units.
+        tau_std: Its standard deviation over units.
         predicted_mean: After the activation, by `moment_map` from the layer's measured inputs; SELU only.
         predicted_variance: Likewise.
         distance: How far input mean, input variance, omega or tau lies outside theorem 1's domain, the farthest of the
@@ -66,9 +66,9 @@ class LayerStatistics:
     corner_variance: float
     gradient_variance: float
     omega: float
-    omega_spread: float
+    omega_std: float
     tau: float
-    tau_spread: float
+    tau_std: float
     predicted_mean: float
     predicted_variance: float
     distance: float
@@ -142,6 +142,9 @@ def audit(
     Functions called in `forward` are seen as modules are. Rules of self-normalization are asked of SELU layers only;
     a net without SELU is only asked whether activations and gradients survive its depth.
 
+    Audit a net before it is trained: its repairs are for initialization, and training may rightly leave the theory's
+    domain. Moments are over all numbers together, so that examples which are nearly equal to each other can pass.
+
     Args:
         model: Any module: nested, shared, residual, recurrent, convolutional...
         inputs: A batch as the model is trained on: a tensor, a tuple of positional arguments or a dict of named ones.
@@ -155,7 +158,8 @@ def audit(
 
     Raises:
         TypeError: `model` is no module.
-        ValueError: No layer with a weight matrix was called, or a lazy module has no shape yet.
+        ValueError: No layer with a weight matrix was called; a module that is scripted, lazy, complex or on the meta
+            device; no examples; a loss without a gradient; a reentrant checkpoint.
         Exception: Whatever `forward` raises.
 
     Example:
@@ -167,15 +171,13 @@ def audit(
     Reference:
         Klambauer et al., "Self-normalizing neural networks", arXiv 1706.02515, eqs. 4, 5 and theorem 1.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"audit: model must be an nn.Module. Got {type(model).__name__}. Give the module itself.")
     started = time.perf_counter()
     nodes = record(model, inputs, loss=loss, seed=seed)
     evidence = read(nodes)
     if not any(node.kind in ("layer", "opaque") for node in nodes):
         raise ValueError(
-            "audit: forward must call a layer with a weight matrix (Linear, Conv, LSTM...). Got none from "
-            f"{type(model).__name__}. Audit the model that holds the layers."
+            "audit: forward must call a layer with a weight matrix (Linear, Conv, LSTM, x @ weight...). Got none "
+            f"from {type(model).__name__}. Audit the model that holds the layers."
         )
     first = next((node for node in nodes if node.kind == "input" and node.measured), None)
     mean, variance = (first.mean, first.variance) if first else (math.nan, math.nan)
@@ -195,7 +197,7 @@ _NOTHING = (math.nan, math.nan, math.nan)
 def _row(evidence: Evidence, layer: Node, calls: dict[str, int], predicted: Sequence[float]) -> LayerStatistics:
     name, after, w = name_of(layer), evidence.activation_of.get(layer), layer.weight
     calls[name] = calls.get(name, 0) + 1
-    omega = (w.omega, w.omega_spread, w.tau, w.tau_spread) if w else (math.nan,) * 4
+    omega = (w.omega, w.omega_std, w.tau, w.tau_std) if w else (math.nan,) * 4
     return LayerStatistics(
         name if calls[name] == 1 else f"{name} (call {calls[name]})",
         layer.module_type or layer.op,
@@ -236,7 +238,7 @@ def _sums(layer: Node) -> tuple[float, float]:
     """Mean and variance of a layer's sums, from those of its inputs and from its weights."""
     w, fed = layer.weight, layer.fed_by
     assert w is not None and fed is not None
-    spread = (w.omega_spread * fed.mean) ** 2 + w.bias_spread**2
+    spread = (w.omega_std * fed.mean) ** 2 + w.bias_std**2
     return w.omega * fed.mean + w.bias, w.tau * max(fed.variance, 0.0) + spread
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 
 @contextmanager
@@ -16,16 +17,15 @@ def untouched(model: nn.Module, *, seed: int, also: Iterable[Tensor] = ()) -> It
     """Inside, every submodule is in training mode and random numbers come from `seed`; after it all is as before.
 
     Restored, also after an exception: the mode of every submodule (set by attribute, so that no overridden `train()`
-    acts), `.grad` of every parameter (`None` inside), every buffer, its values and its place, the random state of the
-    CPU, of the accelerators that hold a tensor of `model` or of `also`, of numpy and of Python.
+    acts), `.grad` of every parameter (`None` inside), every buffer, its values, its place and its version (a backward
+    pass that waits outside still works), the random state of the CPU, of the accelerators that hold a tensor of
+    `model` or of `also`, of numpy and of Python.
     """
     modules = list(model.modules())
     modes = [module.training for module in modules]
-    buffers = [dict(module._buffers) for module in modules]
-    values = {id(b): (b, b.detach().clone()) for own in buffers for b in own.values() if b is not None}
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers(), *also)}
-    with _random_state(devices, seed):
+    with _random_state(devices, seed), _buffers(modules):
         try:
             for module in modules:
                 module.training = True
@@ -33,15 +33,33 @@ def untouched(model: nn.Module, *, seed: int, also: Iterable[Tensor] = ()) -> It
                 parameter.grad = None
             yield
         finally:
-            for module, mode, own in zip(modules, modes, buffers, strict=True):
+            for module, mode in zip(modules, modes, strict=True):
                 module.training = mode
-                module._buffers.clear()
-                module._buffers.update(own)
-            with torch.no_grad():
-                for buffer, value in values.values():
-                    buffer.copy_(value)
             for parameter, gradient in gradients:
                 parameter.grad = gradient
+
+
+@contextmanager
+def _buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """What modules keep in buffers comes back; only those that changed are written."""
+    places = [(one, dict(one._buffers), set(one._non_persistent_buffers_set)) for one in modules]
+    buffers = {id(b): b for _, own, _ in places for b in own.values() if b is not None}
+    values = [(buffer, buffer.detach().clone()) for buffer in buffers.values()]
+    with ExitStack() as versions:
+        for buffer in buffers.values():
+            if not buffer.is_inference():  # those have no version
+                versions.enter_context(_unsafe_preserve_version_counter(buffer))
+        try:
+            yield
+        finally:
+            for module, own, passing in places:
+                module._buffers.clear()
+                module._buffers.update(own)
+                module._non_persistent_buffers_set = passing
+            with torch.no_grad():
+                for buffer, value in values:
+                    if buffer.layout != torch.strided or not torch.equal(buffer, value):
+                        buffer.copy_(value)
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from hooke.nn.self_normalizing.audit.finding import (
     OMEGA,
     RECIPE_WIDTH,
     RECIPES,
-    SELF_NORMALIZE,
     SPREAD,
+    TAPER,
     TAU,
     Finding,
     said,
@@ -31,7 +31,7 @@ def init(evidence: Evidence) -> Iterator[Finding]:
     for layer in evidence.selu_layers:
         if layer.weight is not None and not _normalized_after(evidence, layer):
             recipe = _recipe(layer)
-            if recipe and (recipe != _UNKNOWN or is_off(evidence, evidence.activation_of[layer])):
+            if recipe and (recipe != _UNKNOWN or _shows(evidence, layer)):
                 groups.setdefault(recipe, []).append(layer)
     for (kind, words), found in groups.items():
         tau, last = found[0].weight.tau if found[0].weight else math.nan, evidence.activation_of[found[-1]]
@@ -39,8 +39,13 @@ def init(evidence: Evidence) -> Iterator[Finding]:
             kind, name_of(found[0]),
             f"{words} (tau = {tau:.3g} instead of 1){places(found)} drives the variance to "
             f"{said(last.variance)} by depth {evidence.depth_of[last]}.",
-            f"Use hooke.nn.lecun_normal_; {SELF_NORMALIZE}",
+            evidence.repaired("At initialization use hooke.nn.lecun_normal_"),
         )  # fmt: skip
+
+
+def _shows(evidence: Evidence, layer: Node) -> bool:
+    """Whether activations have left theorem 1's domain: trained weights may take any values that keep them in it."""
+    return is_off(evidence, evidence.activation_of[layer])
 
 
 def _normalized_after(evidence: Evidence, layer: Node) -> bool:
@@ -66,7 +71,7 @@ _UNKNOWN = ("weight-scale", "The scale of the weights")
 
 
 def weight_mean(evidence: Evidence) -> Iterator[Finding]:
-    """Weights whose omega is not 0."""
+    """Weights whose omega is not 0; it shows in the mean of each example, not in the mean over all."""
     found = [
         layer
         for layer in evidence.selu_layers
@@ -78,28 +83,30 @@ def weight_mean(evidence: Evidence) -> Iterator[Finding]:
             "weight-mean", name_of(found[0]),
             f"The weights of a unit sum to omega = {said(found[0].weight.omega)} on average{places(found)} instead of "
             "0.",
-            f"Use hooke.nn.lecun_normal_; {SELF_NORMALIZE}",
+            evidence.repaired("At initialization use hooke.nn.lecun_normal_"),
         )  # fmt: skip
 
 
 def bias(evidence: Evidence) -> Iterator[Finding]:
-    """Biases that move the mean or add to the variance."""
+    """Biases that move the mean or add to the variance, where activations show it."""
 
     def matters(layer: Node) -> bool:
         w = layer.weight
         if w is None or _normalized_after(evidence, layer):
             return False
-        mean = abs(w.bias) - SPREAD * w.bias_spread / math.sqrt(w.units)
-        return mean > BIAS_MEAN or w.bias**2 + w.bias_spread**2 > BIAS_SQUARE
+        mean = abs(w.bias) - SPREAD * w.bias_std / math.sqrt(w.units)
+        shift = evidence.activation_of[layer].mean - (evidence.target or (0.0,))[0]
+        shows = abs(shift) > BIAS_MEAN or _shows(evidence, layer)
+        return shows and (mean > BIAS_MEAN or w.bias**2 + w.bias_std**2 > BIAS_SQUARE)
 
     found = [layer for layer in evidence.selu_layers if matters(layer)]
     if found and found[0].weight:
         w = found[0].weight
         yield Finding(
             "bias", name_of(found[0]),
-            f"Biases have mean {said(w.bias)} and spread {said(w.bias_spread)}{places(found)}: they move the mean "
+            f"Biases have mean {said(w.bias)} and spread {said(w.bias_std)}{places(found)}: they move the mean "
             "from 0.",
-            f"Set biases to 0; {SELF_NORMALIZE}",
+            evidence.repaired("At initialization set biases to 0"),
         )  # fmt: skip
 
 
@@ -107,7 +114,7 @@ def narrow(evidence: Evidence) -> Iterator[Finding]:
     """Too few inputs a unit."""
     found = [
         layer
-        for layer in evidence.selu_layers
+        for layer in _before_taper(evidence.selu_layers)
         if layer.weight is not None
         and layer.weight.fan_in < NARROW
         and any(one.op == "selu" for one in layer.upstream("shape", "alpha dropout", "pad"))
@@ -120,6 +127,14 @@ def narrow(evidence: Evidence) -> Iterator[Finding]:
             f"{math.sqrt(2 / width):.2g} over units.",
             f"Use hidden layers of {4 * NARROW} units or more.",
         )  # fmt: skip
+
+
+def _before_taper(layers: list[Node]) -> list[Node]:
+    """The layers without those at the end that grow ever narrower, as in a conic net."""
+    widths = [layer.weight.fan_in if layer.weight else 0 for layer in layers]
+    start = max((i for i in range(1, len(widths)) if widths[i] > widths[i - 1]), default=0)
+    narrow = [width for width in widths[start:] if width < NARROW]
+    return layers[: len(layers) - len(narrow)] if TAPER * len(set(narrow)) >= len(narrow) else layers
 
 
 def deep(evidence: Evidence) -> Iterator[Finding]:
