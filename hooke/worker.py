@@ -115,7 +115,8 @@ class Worker:
             undo.callback(self._flat.release)
             initial = self._flat.gather_()
             initial = initial.cpu() if self.center.on_host else initial
-            told = self.center.join(initial, CenterSpec.of(self._flat.entries))
+            spec = CenterSpec.of(self._flat.entries, self.rule.center_memory)
+            told = self.center.join(initial, spec, self.rule.init_center(initial))
             undo.callback(self.center.leave)
             self._flat.set_(told.to(self._flat.vector.device))
             self._journal = Journal(self.run, self.center)
