@@ -33,7 +33,7 @@ class Worker:
     Args:
         model: The model; its parameters become views of one flat vector while the worker is active.
         optimizer: Any `torch.optim.Optimizer` that updates the model's parameters.
-        rule: What is exchanged: `hooke.EASGD()`, `hooke.EAMSGD()`, `hooke.Downpour()`, `hooke.LocalSGD()`.
+        rule: What is exchanged: `hooke.EASGD()`, `hooke.EAMSGD()`, `hooke.LocalSGD()`, `hooke.DiLoCo()` or another.
         center: Where the center lives. Default: the one that `hooke run` prepared.
         communication_period: tau, in this worker's optimizer steps. Default 10, from section 5 of the paper.
         collect_period: Steps between two collections of this worker's parameters by the center, where it differs.
