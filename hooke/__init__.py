@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hooke.averaged import Averaged as Averaged
     from hooke.center import Center as Center
     from hooke.center import LocalCenter as LocalCenter
     from hooke.flat import FlatParameters as FlatParameters
@@ -41,6 +42,7 @@ _HOME = {
     "DiLoCo": "outer",
     "AsyncDiLoCo": "outer",
     "MDownpour": "outer",
+    "Averaged": "averaged",
     # where the center lives
     "Center": "center",
     "CenterSpec": "spec",

@@ -84,8 +84,8 @@ class SlowMo(_AroundMean):
     The paper divides d by the workers' learning rate before the momentum takes it in and multiplies by it after; while
     that rate is constant it cancels, and u = -b / lr. Under a schedule the two differ: this momentum keeps the lengths
     that were gone. BMUF with block momentum eta and block learning rate zeta is `SlowMo(eta, slow_lr=zeta)`; its
-    Nesterov form is `DiLoCo(zeta, eta)`. `slow_momentum=0` and `slow_lr=1` is `LocalSGD`, and with another `slow_lr`
-    `Lookahead`.
+    Nesterov form, whose workers begin at W + eta * Delta, is `DiLoCo(zeta, eta)`. `slow_momentum=0` and `slow_lr=1` is
+    `LocalSGD`, and with another `slow_lr` `Lookahead`.
 
     With a `LocalCenter` the momentum fades with each worker's exchange; the papers' methods need
     `hooke.ReplicatedCenter`.

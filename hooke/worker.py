@@ -242,11 +242,15 @@ class Worker:
     # The center's weights ---------------------------------------------------------------------------------------
 
     @contextmanager
-    def center_weights(self) -> Iterator[nn.Module]:
+    def center_weights(self, *, average: bool = False) -> Iterator[nn.Module]:
         """The model with the center's parameters (and averaged buffers) inside the block: evaluate, save or serve it.
+
+        Args:
+            average: Whether to take the center's running average, which `hooke.Averaged` keeps, and not the center.
 
         Raises:
             RuntimeError: The worker is not active, or `optimizer.step()` is called inside.
+            ValueError: The rule keeps no average.
 
         Example:
             ```python
@@ -255,7 +259,13 @@ class Worker:
             ```
         """
         self._active("center_weights()")
-        with self._flat.holding(self.center.pull().to(self._flat.vector.device)):
+        if average and "average" not in self.rule.center_memory:
+            raise ValueError(
+                f"Worker: center_weights(average=True) needs a rule that keeps one. Got {self.rule!r}. Use "
+                "hooke.Averaged(rule)."
+            )
+        vector = self.center.pull_memory()["average"] if average else self.center.pull()
+        with self._flat.holding(vector.to(self._flat.vector.device)):
             self._evaluating = True
             try:
                 yield self.model

@@ -12,6 +12,7 @@ import reference
 import torch
 from torch import nn
 
+from hooke.averaged import Averaged
 from hooke.outer import AsyncDiLoCo, DiLoCo, Lookahead, MDownpour, SlowMo
 from hooke.rule import EAMSGD, EASGD, Downpour, LocalSGD, Rule
 
@@ -57,6 +58,10 @@ RULES = (
     RuleCase("async-diloco", AsyncDiLoCo(0.6, 0.8), reference.delayed_nesterov, {"lr": 0.6, "beta": 0.8}),
     RuleCase("async-diloco-3", AsyncDiLoCo(delay=3), reference.delayed_nesterov, {"lr": 0.7, "beta": 0.9, "n": 3}),
     RuleCase("mdownpour", MDownpour(momentum=0.5), reference.mdownpour, {"delta": 0.5}),
+    RuleCase(
+        "averaged-eamsgd", Averaged(EAMSGD(moving_rate=ALPHA)), reference.eamsgd, {**_ELASTIC, "delta": DELTA}, DELTA
+    ),
+    RuleCase("averaged-diloco", Averaged(DiLoCo(), 0.1), reference.diloco_asynchronous, {"lr": 0.7, "momentum": 0.9}),
 )
 """Each worker exchanges on its own, one after the other."""
 

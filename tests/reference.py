@@ -280,3 +280,22 @@ def delayed_nesterov(
                     theta = theta - lr * pseudo_gradient / n
                 x[i], began[i] = theta.copy(), theta.copy()
     return x, theta
+
+
+def averaged_downpour(x0: Array, g: Gradient, *, p: int, eta: float, tau: int, steps: int, rate: float | None):
+    """arXiv 1412.6651, section 5: ADOWNPOUR (no rate) and MVADOWNPOUR; z first sees the center, then the center moves.
+
+    The master's clock counts its updates; the updates by nothing that Algorithm 3 has at step 0 are left out.
+    """
+    center, z, clock = x0.copy(), x0.copy(), 0
+    x, v = [x0.copy() for _ in range(p)], [np.zeros_like(x0) for _ in range(p)]
+    for t in range(1, steps + 1):
+        for i in range(p):
+            step = -eta * g(i, x[i])
+            x[i], v[i] = x[i] + step, v[i] + step
+            if t % tau == 0:
+                a = 1 / (clock + 1) if rate is None else rate
+                z, clock = (1 - a) * z + a * center, clock + 1
+                center = center + v[i]
+                x[i], v[i] = center.copy(), np.zeros_like(x0)
+    return center, z

@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "flat": set(),
     "rule": set(),
     "outer": {"rule"},
+    "averaged": {"rule"},
     "spec": {"flat"},
     "center": {"checkpoint", "rule", "shared_memory", "spec"},
     "shared_memory": set(),

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from cases import ETA, FORK, SYNCHRONOUS, Quadratic, RuleCase, flat
 from torch import Tensor, nn
 
+from hooke.averaged import Averaged
 from hooke.outer import AsyncDiLoCo, DiLoCo
 from hooke.replicated import ReplicatedCenter
 from hooke.rule import EASGD, Downpour, LocalSGD, Rule
@@ -113,9 +114,10 @@ def exchange_often(rank: int, rule: Rule, numel: int, border: int, times: int) -
     return bits(center.pull()) + kept, total + values(numel, 0).double(), now + center.pull().double()
 
 
-@pytest.mark.parametrize(
-    "rule", [EASGD(), EASGD(moving_rate=0.3), Downpour(), LocalSGD(), DiLoCo(), AsyncDiLoCo()], ids=repr
-)
+KEEPING = [DiLoCo(), AsyncDiLoCo(), Averaged(EASGD()), Averaged(DiLoCo(), 0.1)]
+
+
+@pytest.mark.parametrize("rule", [EASGD(), EASGD(moving_rate=0.3), Downpour(), LocalSGD(), *KEEPING], ids=repr)
 @pytest.mark.parametrize("world", [2, 3])
 def test_the_center_is_equal_to_the_bit_on_every_rank(rule: Rule, world: int, tmp_path: Path) -> None:
     ranks = on_ranks(world, tmp_path, exchange_often, rule, 1001, 990, 50)
