@@ -299,7 +299,7 @@ class LocalCenter:
             self._held.discard(index)
             try:
                 part = tuple(values[start:stop] for values in remembered)
-                beside = tuple(values[start:stop] for values in file.memory)
+                beside = tuple(values[start:stop] for values in file.memory) if file.memory else ()
                 x_, c = x[start:stop], file.vector[start:stop]
                 here.exchange_(x_, c, part, correction, scratch[: stop - start], beside)
             finally:

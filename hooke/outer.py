@@ -240,9 +240,12 @@ class AsyncDiLoCo(FromCenter):
         momentum, arrivals = memory
         momentum.add_(delta)
         c.add_(delta, alpha=self.outer_lr)
-        arrivals.add_(1)
-        complete = arrivals >= self.delay
-        if complete.any():
+        fewest, most = arrivals.add_(1).aminmax() if arrivals.numel() else (0, 0)
+        if fewest >= self.delay:  # the common case, in few passes
+            c.add_(momentum.mul_(self.outer_momentum), alpha=self.outer_lr)
+            arrivals.zero_()
+        elif most >= self.delay:
+            complete = arrivals >= self.delay
             momentum.mul_(complete.to(c.dtype).mul_(self.outer_momentum - 1).add_(1))
             c.addcmul_(momentum, complete.to(c.dtype), value=self.outer_lr)
             arrivals.masked_fill_(complete, 0)

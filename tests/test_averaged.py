@@ -27,7 +27,8 @@ RULES = [EASGD(moving_rate=ALPHA), EAMSGD(moving_rate=0.7), Downpour(), LocalSGD
 def test_it_is_the_papers_average(p: int, tau: int, rate: float | None) -> None:
     """Also where the center's part in the exchange is `absorb_` alone, as where all exchange at once."""
     rule = Averaged(Downpour(), "uniform" if rate is None else rate)
-    center, memory = start(), rule.init_center(start())
+    center = start()
+    memory = rule.init_center(center)
     x, states = [start() for _ in range(p)], [rule.init(start()) for _ in range(p)]
     for t in range(1, STEPS + 1):
         for i in range(p):

@@ -881,6 +881,7 @@ def test_a_checkpoint_holds_what_is_beside_the_center(center: LocalCenter, tmp_p
     fresh = LocalCenter()
     fresh.load(tmp_path / "saved")
     assert (fresh.spec, fresh.pull().tolist()) == (center.spec, center.pull().tolist())
+    with_momentum(fresh, 3)  # a worker that joins changes nothing
     assert fresh.pull_memory()["momentum"].tolist() == [1, 2, 3]
     fresh.close()
 

@@ -18,6 +18,7 @@ from pure import STEPS, assert_equal, gradient, round_robin, start, synchronous
 from torch import Tensor, nn
 
 import hooke
+from hooke.averaged import Averaged
 from hooke.outer import AsyncDiLoCo, DiLoCo, Lookahead, MDownpour, SlowMo
 from hooke.rule import EAMSGD, EASGD, Average, Downpour, LocalSGD, Rule
 
@@ -41,6 +42,7 @@ SAME_FOR_ALL: dict[str, tuple[Rule, Rule]] = {
     "delayed momentum of 0 is none": (AsyncDiLoCo(0.3, 0.0), Lookahead(0.3)),
     "MDOWNPOUR without momentum is DOWNPOUR": (MDownpour(0.0), Downpour()),
     "a mean over one worker is a sum": (LocalSGD(num_workers=1), Downpour()),
+    "delayed by nothing is not delayed": (AsyncDiLoCo(0.6, 0.8, delay=1), DiLoCo(0.6, 0.8, num_workers=1)),
     "MDOWNPOUR is DiLoCo with a sum for the mean": (MDownpour(0.6), DiLoCo(1.0, 0.6, num_workers=1)),
 }
 
@@ -144,6 +146,20 @@ def test_one_worker_that_is_set_back_to_its_elastic_center_is_lookahead(alpha: f
             rule.exchange_(x.clone(), center, (), None)
             x = center.clone()
     assert_equal(([x.numpy()], center.numpy()), expected)
+
+
+@pytest.mark.parametrize("rate", [None, 0.05])
+def test_one_worker_at_period_1_under_an_average_is_asgd_or_mvasgd(rate: float | None) -> None:
+    x, z = start().numpy(), start().numpy()
+    rule = Averaged(Downpour(), "uniform" if rate is None else rate)
+    worker, center = start(), start()
+    state, (average, *count) = rule.init(center), rule.init_center(center)
+    for t in range(STEPS):
+        a = 1 / (t + 1) if rate is None else rate
+        z, x = (1 - a) * z + a * x, x - ETA * gradient(0, x)
+        worker -= ETA * torch.tensor(gradient(0, worker.numpy()))
+        rule.exchange_(worker, center, state, None, None, (average, *count))
+    assert_equal(([worker.numpy(), average.numpy()], center.numpy()), ([x, z], x))
 
 
 @pytest.mark.parametrize("rule", [MDownpour(0.9), DiLoCo(1.0, 0.9), AsyncDiLoCo(1.0, 0.9)], ids=repr)

@@ -74,6 +74,18 @@ def test_between_two_momentum_steps_the_center_takes_plain_steps() -> None:
     assert not torch.allclose(seen[2] - seen[1], 0.5 * each[2])
 
 
+def test_elements_that_are_not_due_yet_wait_for_their_own_round() -> None:
+    """A stopped process may have held one block when the others arrived."""
+    rule = AsyncDiLoCo(1.0, 0.5, delay=2)
+    for counts in ([1.0, 0.0], [1.0, 1.0], [0.0, 0.0], []):
+        arrivals = torch.tensor(counts)
+        center, momentum = torch.zeros_like(arrivals), torch.full_like(arrivals, 3.0)
+        rule.absorb_(center, torch.ones_like(arrivals), (momentum, arrivals))
+        assert center.tolist() == [1 + 0.5 * 4 if count else 1 for count in counts]
+        assert momentum.tolist() == [2 if count else 4 for count in counts]
+        assert arrivals.tolist() == [0 if count else 1 for count in counts]
+
+
 @pytest.mark.parametrize("rule", WITH_MEMORY, ids=repr)
 def test_a_delta_is_left_as_it_was(rule: Rule) -> None:
     """Where all workers exchange at once it is the sum that a center still needs."""
