@@ -7,9 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hooke.averaged import Averaged as Averaged
     from hooke.center import Center as Center
     from hooke.center import LocalCenter as LocalCenter
     from hooke.flat import FlatParameters as FlatParameters
+    from hooke.outer import AsyncDiLoCo as AsyncDiLoCo
+    from hooke.outer import DiLoCo as DiLoCo
+    from hooke.outer import Lookahead as Lookahead
+    from hooke.outer import MDownpour as MDownpour
+    from hooke.outer import SlowMo as SlowMo
     from hooke.replicated import ReplicatedCenter as ReplicatedCenter
     from hooke.report import write_report as write_report
     from hooke.rule import EAMSGD as EAMSGD
@@ -31,6 +37,12 @@ _HOME = {
     "EAMSGD": "rule",
     "Downpour": "rule",
     "LocalSGD": "rule",
+    "Lookahead": "outer",
+    "SlowMo": "outer",
+    "DiLoCo": "outer",
+    "AsyncDiLoCo": "outer",
+    "MDownpour": "outer",
+    "Averaged": "averaged",
     # where the center lives
     "Center": "center",
     "CenterSpec": "spec",

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import time
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -33,6 +34,8 @@ HEARTBEAT_SECONDS = 60.0
 
 LOCK_SECONDS = 0.25
 """How long an exchange waits for one block. A longer wait means a stopped process: the block is left out, once."""
+
+_MEMORY = "center_memory/"
 
 
 class Center(Protocol):
@@ -66,8 +69,8 @@ class Center(Protocol):
         """Exchanges the center has absorbed, of all workers."""
         ...
 
-    def join(self, initial: Float[Tensor, " n"], spec: CenterSpec) -> Float[Tensor, " n"]:
-        """Become a worker: the first sets the center to `initial`; every one gets the center."""
+    def join(self, initial: Float[Tensor, " n"], spec: CenterSpec, memory: State = ()) -> Float[Tensor, " n"]:
+        """Become a worker: the first sets the center to `initial` and `memory`; every one gets the center."""
         ...
 
     def exchange(
@@ -88,8 +91,12 @@ class Center(Protocol):
         """Euclidean distance of x from the center."""
         ...
 
-    def put(self, values: Float[Tensor, " n"]) -> None:
-        """Set the center to `values` (when a run is resumed)."""
+    def pull_memory(self) -> dict[str, Tensor]:
+        """The vectors beside the center (`Rule.center_memory`), by name."""
+        ...
+
+    def put(self, values: Float[Tensor, " n"], memory: Mapping[str, Tensor] | None = None) -> None:
+        """Set the center to `values`, and the vectors beside it to `memory` (when a run is resumed)."""
         ...
 
     def beat(self, step: int) -> None:
@@ -131,7 +138,7 @@ class LocalCenter:
     only looks on (it can `pull`, `save` and list `members`).
 
     A killed worker frees its locks and no longer counts at once. Killed inside an exchange, it leaves each element of
-    the center either moved by its pull or not, nothing in between.
+    the center, and of the vectors that its rule keeps beside it, either moved by its pull or not, nothing in between.
 
     Args:
         path: The file; made if it is missing. Default: a fresh private one, in `/dev/shm` where there is one, removed
@@ -215,12 +222,13 @@ class LocalCenter:
         counts = {name: int(slot[name] - slot[f"{name}_before"]) for name in COUNTS}
         return Member(int(slot["pid"]), alive, int(slot["step"]), **counts, heartbeat_age=age)
 
-    def join(self, initial: Float[Tensor, " n"], spec: CenterSpec) -> Float[Tensor, " n"]:
+    def join(self, initial: Float[Tensor, " n"], spec: CenterSpec, memory: State = ()) -> Float[Tensor, " n"]:
         """Become one of the workers.
 
         Args:
             initial: Float32 on the CPU; the first worker's sets the center.
             spec: What is in it.
+            memory: `rule.init_center(initial)`, for rules whose center keeps vectors of its own.
 
         Returns:
             The center, a new tensor.
@@ -236,7 +244,7 @@ class LocalCenter:
             )
         with self._locks.everything():
             if self._attach() is None:
-                self._create(initial, spec)
+                self._create(initial, spec, memory)
             self.spec.check_same(spec)
             self._slot = self._claim()
         return self.pull()
@@ -254,6 +262,7 @@ class LocalCenter:
 
         Raises:
             Refused: x has another size or dtype, or a value that is not finite. Nothing has changed.
+            ValueError: The rule keeps other vectors beside the center than this center has.
         """
         out = torch.empty_like(x) if out is None else out
         self._exchange(x, rule, state, out)
@@ -265,6 +274,7 @@ class LocalCenter:
 
     def _exchange(self, x: Tensor, rule: Rule, state: State, out: Tensor | None) -> None:
         file = self._joined()
+        self.spec.check_rule(rule.center_memory)
         slot = file.slots[self._slot]
         slot["heartbeat"] = time.monotonic()
         try:
@@ -278,7 +288,7 @@ class LocalCenter:
         parameters = (rule.bind(num_workers), state)
         buffers = (rule.buffer_rule().bind(num_workers), ())
         for index, start, stop in self._blocks:
-            here, memory = parameters if start < border else buffers
+            here, remembered = parameters if start < border else buffers
             correction = None if out is None else out[start:stop]
             if not self._locks.take_block(index, 0.0 if index in self._held else LOCK_SECONDS):
                 self._held.add(index)  # by a stopped process, it seems: don't wait for it again until it was free once
@@ -288,8 +298,10 @@ class LocalCenter:
                 continue
             self._held.discard(index)
             try:
-                part = tuple(values[start:stop] for values in memory)
-                here.exchange_(x[start:stop], file.vector[start:stop], part, correction, scratch[: stop - start])
+                part = tuple(values[start:stop] for values in remembered)
+                beside = tuple(values[start:stop] for values in file.memory) if file.memory else ()
+                x_, c = x[start:stop], file.vector[start:stop]
+                here.exchange_(x_, c, part, correction, scratch[: stop - start], beside)
             finally:
                 self._locks.give_block(index)
         slot["exchanges"] += 1
@@ -310,15 +322,29 @@ class LocalCenter:
         """Euclidean distance of x from the center."""
         return float(torch.linalg.vector_norm(x - self._attached().vector))
 
-    def put(self, values: Float[Tensor, " n"]) -> None:
+    def pull_memory(self) -> dict[str, Tensor]:
+        """Copies of the vectors beside the center (`Rule.center_memory`), by name; empty for most rules."""
+        vectors = self._attached().memory
+        return {name: vector.clone() for name, vector in zip(self.spec.memory, vectors, strict=True)}
+
+    def put(self, values: Float[Tensor, " n"], memory: Mapping[str, Tensor] | None = None) -> None:
         """Set the center to `values`.
+
+        Args:
+            values: The center's.
+            memory: The vectors beside it, as `pull_memory` gives them. Default: they stay as they are.
 
         Raises:
             Refused: They have another size or dtype, or are not finite.
+            ValueError: `memory` has other names than the center's.
         """
         file = self._attached()
-        check_finite(values, file.vector.numel())
+        beside = () if memory is None else self.spec.ordered(memory)
+        for vector in (values, *beside):
+            check_finite(vector, file.vector.numel())
         file.vector.copy_(values)
+        for vector, its_values in zip(file.memory, beside, strict=False):
+            vector.copy_(its_values)
 
     def beat(self, step: int) -> None:
         """Say that the worker lives and has taken `step` steps."""
@@ -357,13 +383,15 @@ class LocalCenter:
     def save(self, path: str | Path) -> None:
         """Write a checkpoint: one safetensors file with each tensor by its name, beside it, synced, renamed.
 
-        Without averaged buffers, `model.load_state_dict(safetensors.torch.load_file(path), strict=False)` reads it.
+        The vectors that the rule keeps beside the center are in it as `center_memory/NAME`. Without averaged buffers,
+        `model.load_state_dict(safetensors.torch.load_file(path), strict=False)` reads it.
 
         Raises:
             ValueError: The center has not been set yet.
         """
         vector = self.pull()
         named = {entry.name: entry.view(vector) for entry in self.spec.entries} or {"center": vector}
+        named |= {_MEMORY + name: values for name, values in self.pull_memory().items()}
         save_tensors(path, named, {"spec": self.spec.to_json(), "exchanges": str(self.exchanges)})
 
     def load(self, path: str | Path) -> None:
@@ -380,6 +408,7 @@ class LocalCenter:
             vector = torch.zeros(spec.numel) if spec.entries else tensors["center"]
             for entry in spec.entries:
                 entry.view(vector).copy_(tensors[entry.name])
+            memory = tuple(tensors[_MEMORY + name] for name in spec.memory)
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise ValueError(
                 f"checkpoint: {path} must come from a center. Got a file whose {error} is missing or damaged. Use "
@@ -388,11 +417,13 @@ class LocalCenter:
         with self._locks.everything():
             if self._attach() is not None:
                 raise ValueError("LocalCenter: load needs an empty center. Got one that is set. Use put(values).")
-            self._create(vector, spec)
+            self._create(vector, spec, memory)
 
-    def _create(self, initial: Tensor, spec: CenterSpec) -> None:
-        check_finite(initial, spec.numel)
-        SharedFile.create(self.path, initial, spec.to_json())
+    def _create(self, initial: Tensor, spec: CenterSpec, memory: State) -> None:
+        spec.check_memory(memory)
+        for vector in (initial, *memory):
+            check_finite(vector, spec.numel)
+        SharedFile.create(self.path, (initial, *memory), spec.to_json())
         self._attach()
 
     def _attach(self) -> SharedFile | None:

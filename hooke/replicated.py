@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
@@ -42,6 +44,7 @@ class ReplicatedCenter:
         self._group = group
         self._vector: Tensor | None = None
         self._spec: CenterSpec | None = None
+        self._memory: State = ()
         self.exchanges = 0
         self.bytes_sent = 0
         self.bytes_received = 0
@@ -64,7 +67,7 @@ class ReplicatedCenter:
         """Ranks in the group: all of them exchange each time."""
         return self.num_workers
 
-    def join(self, initial: Float[Tensor, " n"], spec: CenterSpec) -> Float[Tensor, " n"]:
+    def join(self, initial: Float[Tensor, " n"], spec: CenterSpec, memory: State = ()) -> Float[Tensor, " n"]:
         """Take the first rank's values as the center, on every rank.
 
         Raises:
@@ -72,10 +75,12 @@ class ReplicatedCenter:
             Refused: The first rank's values are not finite.
         """
         self._check_same_everywhere(spec, initial.device)
-        center = initial.clone()
-        dist.broadcast(center, group_src=0, group=self._group)
-        check_finite(center, spec.numel, center.device.type)
-        self._vector, self._spec = center, spec
+        spec.check_memory(memory)
+        center, *beside = (vector.clone() for vector in (initial, *memory))
+        for vector in (center, *beside):
+            dist.broadcast(vector, group_src=0, group=self._group)
+            check_finite(vector, spec.numel, center.device.type)
+        self._vector, self._spec, self._memory = center, spec, tuple(beside)
         return center.clone()
 
     def exchange(
@@ -86,28 +91,31 @@ class ReplicatedCenter:
         Raises:
             Refused: This rank's x has another size or dtype, or is not finite; the center absorbed the other ranks'
                 deltas only.
+            ValueError: The rule keeps other vectors beside the center than this center has.
         """
         out = torch.empty_like(x) if out is None else out
         center, spec = self._joined()
+        spec.check_rule(rule.center_memory)
         border = spec.parameters_end
         rule, buffer_rule = rule.bind(self.num_workers), rule.buffer_rule().bind(self.num_workers)
         parts = [(slice(0, border), rule, state), (slice(border, None), buffer_rule, ())]
         own, refusal = torch.zeros_like(center), _refusal(x, center)
         if refusal is None:
-            for part, here, memory in parts:
-                own[part] = here.delta(x[part], center[part], tuple(s[part] for s in memory))
+            for part, here, remembered in parts:
+                own[part] = here.delta(x[part], center[part], tuple(s[part] for s in remembered))
         deltas = own.clone()
         dist.all_reduce(deltas, group=self._group)  # also by a rank that is refused: the others must not wait for it
-        center.add_(deltas)
+        for part, here, _ in parts:
+            here.absorb_(center[part], deltas[part], tuple(vector[part] for vector in self._memory))
         self.exchanges += self.num_workers
         self.bytes_sent += 4 * deltas.numel()
         self.bytes_received += 4 * deltas.numel()
         if refusal is not None:
             raise refusal
-        for part, here, memory in parts:
-            memory = tuple(s[part] for s in memory)
-            correction = here.settle(x[part], own[part], center[part], memory)
-            for old, new in zip(memory, here.init(x[part] - correction), strict=True):
+        for part, here, remembered in parts:
+            remembered = tuple(s[part] for s in remembered)
+            correction = here.settle(x[part], own[part], center[part], remembered)
+            for old, new in zip(remembered, here.init(x[part] - correction), strict=True):
                 old.copy_(new)
             out[part] = correction
         return out
@@ -125,16 +133,25 @@ class ReplicatedCenter:
         """Euclidean distance of x from the center."""
         return float(torch.linalg.vector_norm(x - self._joined()[0]))
 
-    def put(self, values: Float[Tensor, " n"]) -> None:
-        """Set this rank's copy; every rank must put the same."""
-        self._joined()[0].copy_(values)
+    def pull_memory(self) -> dict[str, Tensor]:
+        """Copies of the vectors beside the center (`Rule.center_memory`), by name; the same on every rank."""
+        _, spec = self._joined()
+        return {name: vector.clone() for name, vector in zip(spec.memory, self._memory, strict=True)}
+
+    def put(self, values: Float[Tensor, " n"], memory: Mapping[str, Tensor] | None = None) -> None:
+        """Set this rank's copy, and the vectors beside it if `memory` is given; every rank must put the same."""
+        center, spec = self._joined()
+        beside = () if memory is None else spec.ordered(memory)
+        center.copy_(values)
+        for vector, its_values in zip(self._memory, beside, strict=False):
+            vector.copy_(its_values)
 
     def beat(self, step: int) -> None:
         """Nothing to say: torch.distributed itself notices a dead rank."""
 
     def leave(self, *, finished: bool = False) -> None:
         """Forget the center; the process group stays the caller's."""
-        self._vector = None
+        self._vector, self._memory = None, ()
 
     def _check_same_everywhere(self, spec: CenterSpec, device: torch.device) -> None:
         """Every rank raises where one differs, so that none waits for the others."""

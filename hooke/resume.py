@@ -26,6 +26,7 @@ def save(worker: Worker, run: Run, position: dict[str, Any]) -> None:
         "model": dict(worker.model.state_dict()),
         "optimizer": worker.optimizer.state_dict(),
         "center": worker.center.pull() if run.num_workers == 1 else None,
+        "center_memory": worker.center.pull_memory() if run.num_workers == 1 else None,
         "random": {"torch": torch.get_rng_state(), "python": random.getstate(), "numpy": _numpy_state()},
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
         "position": position,
@@ -58,7 +59,7 @@ def restore(worker: Worker, run: Run) -> dict[str, Any] | None:
         ) from None
     worker.load_state_dict(state["worker"])
     if state["center"] is not None and run.num_workers == 1:
-        worker.center.put(state["center"])
+        worker.center.put(state["center"], state.get("center_memory"))  # older checkpoints have none
     torch.set_rng_state(state["random"]["torch"])
     random.setstate(state["random"]["python"])
     name, keys, *rest = state["random"]["numpy"]

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, sub
 
@@ -26,7 +27,13 @@ DEFAULT_BETA = 0.9
 class Rule(ABC):
     """One method. `c' = c + delta(x, c, state)`, then `x' = x - settle(x, delta, c', state)`.
 
+    A method whose center has vectors of its own beside c (an outer momentum, a running average) names them in
+    `center_memory` and says in `absorb_` how c and they take in a delta; then `c' = absorb_(c, delta, memory)`. They
+    live where c lives: under the same locks, in the same checkpoint, equal on every rank. Where all workers exchange at
+    once, `absorb_` gets the sum of their deltas.
+
     Attributes:
+        center_memory: Names of the vectors that the center keeps beside c, each as long as c; none for most rules.
         pull_first: Whether `delta` needs the center's values (EASGD does; DOWNPOUR does not).
         order: `"jacobi"`: the exchange reads x before the optimizer's step and is subtracted after it, so the gradient
             belongs to the point before the exchange. `"gauss-seidel"`: the exchange happens between two steps, so the
@@ -34,8 +41,9 @@ class Rule(ABC):
         plain_point: Whether x is the point without Nesterov's look-ahead (see `EAMSGD`).
     """
 
+    center_memory: tuple[str, ...] = ()
     pull_first: ClassVar[bool] = True
-    plain_point: ClassVar[bool] = False
+    plain_point: bool = False
     order: Order = "gauss-seidel"
 
     @abstractmethod
@@ -52,6 +60,14 @@ class Rule(ABC):
     ) -> Float[Tensor, " n"]:
         """What leaves x, given the center `c` after it absorbed `delta`."""
 
+    def init_center(self, c: Float[Tensor, " n"]) -> State:
+        """The vectors of `center_memory` where the center begins at `c`."""
+        return tuple(torch.zeros_like(c) for _ in self.center_memory)
+
+    def absorb_(self, c: Float[Tensor, " n"], delta: Float[Tensor, " n"], memory: State) -> None:
+        """Let the center take in `delta`, which stays: c and the vectors of `center_memory` change in place."""
+        c.add_(delta)
+
     def init(self, x: Float[Tensor, " n"]) -> State:
         """What a worker at `x` remembers; called at the start and, with the settled x, after each exchange."""
         return ()
@@ -67,6 +83,7 @@ class Rule(ABC):
         state: State,
         out: Float[Tensor, " n"] | None,
         scratch: Float[Tensor, " n"] | None = None,
+        memory: State = (),
     ) -> None:
         """Let `c` absorb and x settle, in place.
 
@@ -76,12 +93,13 @@ class Rule(ABC):
             state: What the worker remembers, changed in place.
             out: Where the correction goes (may be x itself); `None`: it is subtracted from x at once.
             scratch: Memory that may be overwritten; spares making some, which takes as long as the arithmetic.
+            memory: The vectors of `center_memory`, changed in place.
         """
         delta = self.delta(x, c, state)
-        c.add_(delta)
+        self.absorb_(c, delta, memory)
         correction = self.settle(x, delta, c, state)
-        for memory, now in zip(state, self.init(x - correction), strict=True):
-            memory.copy_(now)
+        for remembered, now in zip(state, self.init(x - correction), strict=True):
+            remembered.copy_(now)
         if out is None:
             x.sub_(correction)
         else:
@@ -171,7 +189,15 @@ class EASGD(Rule):
         """Buffers are pulled by the same moving rate."""
         return EASGD(beta=self.beta, moving_rate=self.moving_rate)
 
-    def exchange_(self, x: Tensor, c: Tensor, state: State, out: Tensor | None, scratch: Tensor | None = None) -> None:
+    def exchange_(
+        self,
+        x: Tensor,
+        c: Tensor,
+        state: State,
+        out: Tensor | None,
+        scratch: Tensor | None = None,
+        memory: State = (),
+    ) -> None:
         """As `Rule.exchange_`, with fewer passes over the block.
 
         c' = c + alpha * (x - c) lies between c and x, and x' = x - alpha * (x - c) lies between x and c': two
@@ -213,10 +239,10 @@ class EAMSGD(EASGD):
         arXiv 1412.6651, eq. 7 and Algorithm 2.
     """
 
-    plain_point: ClassVar[bool] = True
+    plain_point = True
 
 
-class _FromCenter(Rule):
+class FromCenter(Rule):
     """The center absorbs a share of the way gone since the last exchange, and the worker goes on from the center."""
 
     pull_first: ClassVar[bool] = False
@@ -238,9 +264,21 @@ class _FromCenter(Rule):
         """x - c: the worker goes on from the center."""
         return x - c
 
-    def exchange_(self, x: Tensor, c: Tensor, state: State, out: Tensor | None, scratch: Tensor | None = None) -> None:
+    def exchange_(
+        self,
+        x: Tensor,
+        c: Tensor,
+        state: State,
+        out: Tensor | None,
+        scratch: Tensor | None = None,
+        memory: State = (),
+    ) -> None:
         """As `Rule.exchange_`, without making memory."""
-        c.add_(sub(x, state[0], out=scratch), alpha=self._share)
+        way = sub(x, state[0], out=scratch)
+        if self.center_memory:
+            self.absorb_(c, way.mul_(self._share), memory)
+        else:
+            c.add_(way, alpha=self._share)  # the same in one pass
         state[0].copy_(c)
         if out is None:
             x.copy_(c)
@@ -249,7 +287,7 @@ class _FromCenter(Rule):
 
 
 @dataclass(frozen=True)
-class Downpour(_FromCenter):
+class Downpour(FromCenter):
     """DOWNPOUR: the center adds up every worker's way since its last exchange, and the worker goes on from the center.
 
         delta = x - start      c' = c + delta      x' = c'      start' = c'
@@ -276,7 +314,7 @@ class Downpour(_FromCenter):
 
 
 @dataclass(frozen=True)
-class LocalSGD(_FromCenter):
+class LocalSGD(FromCenter):
     """Local SGD: the center is the mean of the workers, and each goes on from there.
 
         delta = (x - start) / p      c' = c + sum of deltas      x' = c'      start' = c'

@@ -13,7 +13,7 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,8 +23,10 @@ from torch import Tensor
 
 MAX_WORKERS = 256
 
-_MAGIC = b"hooke center 1\n"
-_HEADER = np.dtype([("magic", "S16"), ("numel", "<i8"), ("spec_bytes", "<i8"), ("vector_at", "<i8")])
+_MAGIC = b"hooke center 2\n"
+_HEADER = np.dtype(
+    [("magic", "S16"), ("numel", "<i8"), ("vectors", "<i8"), ("spec_bytes", "<i8"), ("vector_at", "<i8")]
+)
 _SLOT = np.dtype(
     [
         ("joined", "?"),
@@ -48,57 +50,77 @@ _PAGE = 4096
 
 
 class SharedFile:
-    """A center's file, mapped: header, one slot a worker (written by that worker alone), spec, vector.
+    """A center's file, mapped: header, one slot a worker (written by that worker alone), spec, vector, memory.
 
     Attributes:
         slots: The workers' slots, a structured array.
         spec: The text that `create` was given.
         vector: `Float32[n]`, the center.
+        memory: The vectors beside it, as long as it; each begins on a page.
 
     Raises:
         ValueError: The file is something else.
     """
 
     def __init__(self, path: Path) -> None:
-        numel, spec_bytes, vector_at = _read_header(path)
+        numel, vectors, spec_bytes, vector_at = _read_header(path)
         with path.open("r+b") as file:
             memory = mmap.mmap(file.fileno(), 0)
         spec_at = _HEADER.itemsize + MAX_WORKERS * _SLOT.itemsize
         self.slots = np.frombuffer(memory, _SLOT, MAX_WORKERS, _HEADER.itemsize)
         self.spec = bytes(memory[spec_at : spec_at + spec_bytes]).decode()
-        self.vector: Tensor = torch.from_numpy(np.frombuffer(memory, "<f4", numel, vector_at))
+        places = [vector_at + index * _stride(numel) for index in range(vectors)]
+        mapped = [torch.from_numpy(np.frombuffer(memory, "<f4", numel, place)) for place in places]
+        self.vector: Tensor = mapped[0]
+        self.memory: tuple[Tensor, ...] = tuple(mapped[1:])
 
     @staticmethod
-    def create(path: Path, initial: Tensor, spec: str) -> None:
+    def create(path: Path, vectors: Sequence[Tensor], spec: str) -> None:
         """Make the file, readable by this user only; it appears under its name only when it is complete."""
         text = spec.encode()
         end = _HEADER.itemsize + MAX_WORKERS * _SLOT.itemsize + len(text)
-        vector_at = -(-end // _PAGE) * _PAGE
+        vector_at, numel = _to_page(end), vectors[0].numel()
         header = np.zeros(1, _HEADER)
-        header[0] = (_MAGIC, initial.numel(), len(text), vector_at)
+        header[0] = (_MAGIC, numel, len(vectors), len(text), vector_at)
         slots = np.zeros(MAX_WORKERS, _SLOT)
         beside = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             with os.fdopen(os.open(beside, os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o600), "wb") as file:
                 file.write((header.tobytes() + slots.tobytes() + text).ljust(vector_at, b"\0"))
-                initial.numpy().tofile(file)
+                for index, vector in enumerate(vectors):
+                    file.seek(vector_at + index * _stride(numel))
+                    vector.numpy().tofile(file)
             beside.rename(path)
         except OSError as error:
             raise ValueError(
-                f"LocalCenter: {path.parent} must have room for {vector_at + 4 * initial.numel():,} bytes. Got: "
+                f"LocalCenter: {path.parent} must have room for {_size(numel, len(vectors), vector_at):,} bytes. Got: "
                 f"{error.strerror}. Make room (in a container: a larger /dev/shm), or give LocalCenter another path."
             ) from error
         finally:
             beside.unlink(missing_ok=True)
 
 
-def _read_header(path: Path) -> tuple[int, int, int]:
-    """Elements, bytes of the spec and where the vector begins, of a whole center's file."""
+def _to_page(position: int) -> int:
+    return -(-position // _PAGE) * _PAGE
+
+
+def _stride(numel: int) -> int:
+    """Bytes from one vector to the next."""
+    return _to_page(4 * numel)
+
+
+def _size(numel: int, vectors: int, vector_at: int) -> int:
+    return vector_at + (vectors - 1) * _stride(numel) + 4 * numel
+
+
+def _read_header(path: Path) -> tuple[int, int, int, int]:
+    """Elements, vectors, bytes of the spec and where the first vector begins, of a whole center's file."""
     header = np.fromfile(path, _HEADER, 1)
     if len(header) and header["magic"][0] == _MAGIC:
-        numel, spec_bytes, vector_at = (int(header[name][0]) for name in ("numel", "spec_bytes", "vector_at"))
-        if path.stat().st_size == vector_at + 4 * numel:
-            return numel, spec_bytes, vector_at
+        names = ("numel", "vectors", "spec_bytes", "vector_at")
+        numel, vectors, spec_bytes, vector_at = (int(header[name][0]) for name in names)
+        if path.stat().st_size == _size(numel, vectors, vector_at):
+            return numel, vectors, spec_bytes, vector_at
     raise ValueError(
         f"LocalCenter: {path} must be a center's file. Got something else. Use another path, or remove it."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,33 +27,37 @@ class CenterSpec:
         entries: The tensors in the vector. Empty where a caller has no names: then only `numel` counts.
         numel: Length of the vector.
         parameters_end: Where the parameters end; what follows are averaged buffers. Default: `numel`.
+        memory: Names of the vectors that the center keeps beside it (`Rule.center_memory`), each of `numel` elements.
     """
 
     entries: tuple[Entry, ...]
     numel: int
     parameters_end: int = -1
+    memory: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.parameters_end < 0:
             object.__setattr__(self, "parameters_end", self.numel)
 
     @staticmethod
-    def of(entries: Sequence[Entry]) -> CenterSpec:
-        """The spec of a vector that holds `entries`."""
+    def of(entries: Sequence[Entry], memory: tuple[str, ...] = ()) -> CenterSpec:
+        """The spec of a vector that holds `entries`, with `memory` beside it."""
         parameters = [entry for entry in entries if entry.kind == "parameter"]
-        return CenterSpec(tuple(entries), end_of(entries), end_of(parameters))
+        return CenterSpec(tuple(entries), end_of(entries), end_of(parameters), memory)
 
     def to_json(self) -> str:
         """As one JSON text."""
         entries = [entry.plain() for entry in self.entries]
-        return json.dumps({"entries": entries, "numel": self.numel, "parameters_end": self.parameters_end})
+        sizes = {"numel": self.numel, "parameters_end": self.parameters_end}
+        return json.dumps({"entries": entries, **sizes, "memory": self.memory})
 
     @staticmethod
     def from_json(text: str) -> CenterSpec:
         """Back from `to_json`."""
         plain = json.loads(text)
         entries = tuple(Entry.from_plain(entry) for entry in plain["entries"])
-        return CenterSpec(entries, int(plain["numel"]), int(plain["parameters_end"]))
+        memory = tuple(str(name) for name in plain.get("memory", ()))  # older files have none
+        return CenterSpec(entries, int(plain["numel"]), int(plain["parameters_end"]), memory)
 
     def check_same(self, other: CenterSpec) -> None:
         """Refuse a worker whose spec is `other`.
@@ -77,6 +81,53 @@ class CenterSpec:
                 f"center: every worker must bring the same model. Got {_size(other)}, the center holds {_size(self)}"
                 f"{first}. Build the same model on every worker."
             )
+        if self.memory != other.memory:
+            raise ValueError(
+                f"center: every worker must bring the same rule. Got one that keeps {_words(other.memory)} beside "
+                f"the center, which keeps {_words(self.memory)}. Use the same rule on every worker."
+            )
+
+    def check_rule(self, memory: tuple[str, ...]) -> None:
+        """Refuse a rule that keeps other vectors beside the center.
+
+        Raises:
+            ValueError: A sentence that names both.
+        """
+        if self.memory != memory:
+            raise ValueError(
+                f"center: an exchange needs the rule that the center was made for. Got one that keeps {_words(memory)} "
+                f"beside the center, which keeps {_words(self.memory)}. Join with CenterSpec.of(entries, "
+                "rule.center_memory) and rule.init_center(initial)."
+            )
+
+    def check_memory(self, memory: Sequence[Tensor]) -> None:
+        """Refuse to make a center with other vectors beside it than `memory` says.
+
+        Raises:
+            ValueError: Their number differs.
+        """
+        if len(memory) != len(self.memory):
+            raise ValueError(
+                f"center: join needs one vector for each of {_words(self.memory)}. Got {len(memory)}. Pass "
+                "rule.init_center(initial)."
+            )
+
+    def ordered(self, memory: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """The vectors beside the center, in the center's order.
+
+        Raises:
+            ValueError: `memory` has other names.
+        """
+        if set(memory) != set(self.memory):
+            raise ValueError(
+                f"center: memory must be that of the same rule. Got {_words(memory)}, the center keeps "
+                f"{_words(self.memory)}. Pass what pull_memory() of a center of this rule gave."
+            )
+        return tuple(memory[name] for name in self.memory)
+
+
+def _words(memory: Iterable[str]) -> str:
+    return " and ".join(memory) or "nothing"
 
 
 def _size(spec: CenterSpec) -> str:

@@ -33,7 +33,7 @@ class Worker:
     Args:
         model: The model; its parameters become views of one flat vector while the worker is active.
         optimizer: Any `torch.optim.Optimizer` that updates the model's parameters.
-        rule: What is exchanged: `hooke.EASGD()`, `hooke.EAMSGD()`, `hooke.Downpour()`, `hooke.LocalSGD()`.
+        rule: What is exchanged: `hooke.EASGD()`, `hooke.EAMSGD()`, `hooke.LocalSGD()`, `hooke.DiLoCo()` or another.
         center: Where the center lives. Default: the one that `hooke run` prepared.
         communication_period: tau, in this worker's optimizer steps. Default 10, from section 5 of the paper.
         collect_period: Steps between two collections of this worker's parameters by the center, where it differs.
@@ -115,7 +115,8 @@ class Worker:
             undo.callback(self._flat.release)
             initial = self._flat.gather_()
             initial = initial.cpu() if self.center.on_host else initial
-            told = self.center.join(initial, CenterSpec.of(self._flat.entries))
+            spec = CenterSpec.of(self._flat.entries, self.rule.center_memory)
+            told = self.center.join(initial, spec, self.rule.init_center(initial))
             undo.callback(self.center.leave)
             self._flat.set_(told.to(self._flat.vector.device))
             self._journal = Journal(self.run, self.center)
@@ -241,11 +242,15 @@ class Worker:
     # The center's weights ---------------------------------------------------------------------------------------
 
     @contextmanager
-    def center_weights(self) -> Iterator[nn.Module]:
+    def center_weights(self, *, average: bool = False) -> Iterator[nn.Module]:
         """The model with the center's parameters (and averaged buffers) inside the block: evaluate, save or serve it.
+
+        Args:
+            average: Whether to take the center's running average, which `hooke.Averaged` keeps, and not the center.
 
         Raises:
             RuntimeError: The worker is not active, or `optimizer.step()` is called inside.
+            ValueError: The rule keeps no average.
 
         Example:
             ```python
@@ -254,7 +259,13 @@ class Worker:
             ```
         """
         self._active("center_weights()")
-        with self._flat.holding(self.center.pull().to(self._flat.vector.device)):
+        if average and "average" not in self.rule.center_memory:
+            raise ValueError(
+                f"Worker: center_weights(average=True) needs a rule that keeps one. Got {self.rule!r}. Use "
+                "hooke.Averaged(rule)."
+            )
+        vector = self.center.pull_memory()["average"] if average else self.center.pull()
+        with self._flat.holding(vector.to(self._flat.vector.device)):
             self._evaluating = True
             try:
                 yield self.model

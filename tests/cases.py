@@ -12,6 +12,8 @@ import reference
 import torch
 from torch import nn
 
+from hooke.averaged import Averaged
+from hooke.outer import AsyncDiLoCo, DiLoCo, Lookahead, MDownpour, SlowMo
 from hooke.rule import EAMSGD, EASGD, Downpour, LocalSGD, Rule
 
 ETA, ALPHA, DELTA = 0.05, 0.2, 0.9
@@ -50,7 +52,26 @@ RULES = (
     RuleCase("eamsgd-0", EAMSGD(moving_rate=ALPHA), reference.easgd_jacobi, _ELASTIC),
     RuleCase("downpour", Downpour(), reference.downpour, {}),
     RuleCase("local-sgd", LocalSGD(), reference.local_sgd_asynchronous, {}),
+    RuleCase("lookahead", Lookahead(alpha=0.3), reference.lookahead, {"alpha": 0.3}),
+    RuleCase("slowmo", SlowMo(0.6, slow_lr=0.8), reference.slowmo_asynchronous, {"beta": 0.6, "alpha": 0.8}),
+    RuleCase("diloco", DiLoCo(0.6, 0.8), reference.diloco_asynchronous, {"lr": 0.6, "momentum": 0.8}),
+    RuleCase("async-diloco", AsyncDiLoCo(0.6, 0.8), reference.delayed_nesterov, {"lr": 0.6, "beta": 0.8}),
+    RuleCase("async-diloco-3", AsyncDiLoCo(delay=3), reference.delayed_nesterov, {"lr": 0.7, "beta": 0.9, "n": 3}),
+    RuleCase("mdownpour", MDownpour(momentum=0.5), reference.mdownpour, {"delta": 0.5}),
+    RuleCase(
+        "averaged-eamsgd", Averaged(EAMSGD(moving_rate=ALPHA)), reference.eamsgd, {**_ELASTIC, "delta": DELTA}, DELTA
+    ),
+    RuleCase("averaged-diloco", Averaged(DiLoCo(), 0.1), reference.diloco_asynchronous, {"lr": 0.7, "momentum": 0.9}),
 )
+"""Each worker exchanges on its own, one after the other."""
+
+SYNCHRONOUS = (
+    RuleCase("easgd", EASGD(moving_rate=ALPHA), reference.easgd_synchronous, _ELASTIC),
+    RuleCase("local-sgd", LocalSGD(), reference.local_sgd, {}),
+    RuleCase("slowmo", SlowMo(0.6, slow_lr=0.8), reference.slowmo, {"beta": 0.6, "alpha": 0.8}),
+    RuleCase("diloco", DiLoCo(), reference.diloco, {"lr": 0.7, "momentum": 0.9}),
+)
+"""All workers exchange at once."""
 
 
 class Quadratic(nn.Module):

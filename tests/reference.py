@@ -144,3 +144,158 @@ def easgd_by_halves(
             pull = alpha * (before - told[i]) if every_step or t % deliver == 0 else 0.0
             x[i] = before - eta * g(i, before) - pull
     return x, center
+
+
+def msgd(x0: Array, g: Gradient, *, eta: float, delta: float, steps: int):
+    """Sequential Nesterov momentum, arXiv 1412.6651, section 5; also the look-ahead point x + delta * v."""
+    x, v = x0.copy(), np.zeros_like(x0)
+    for _ in range(steps):
+        v = delta * v - eta * g(0, x + delta * v)
+        x = x + v
+    return x, x + delta * v
+
+
+def mdownpour(x0: Array, g: Gradient, *, p: int, eta: float, tau: int, steps: int, delta: float):
+    """arXiv 1412.6651, Algorithms 4 and 5: the master holds y = x~ + delta * v; workers send -eta * gradients.
+
+    The paper has tau = 1; with a longer period the worker goes on by itself and sends their sum.
+    """
+    y, v = x0.copy(), np.zeros_like(x0)
+    x, sent = [x0.copy() for _ in range(p)], [np.zeros_like(x0) for _ in range(p)]
+    for t in range(1, steps + 1):
+        for i in range(p):
+            step = -eta * g(i, x[i])
+            x[i], sent[i] = x[i] + step, sent[i] + step
+            if t % tau == 0:
+                v = delta * v + sent[i]
+                y = y + sent[i] + delta * v
+                x[i], sent[i] = y.copy(), np.zeros_like(x0)
+    return x, y
+
+
+def lookahead(x0: Array, g: Gradient, *, p: int, eta: float, tau: int, steps: int, alpha: float):
+    """arXiv 1907.08610, Algorithm 1, for p = 1; with more workers each brings alpha / p of its way."""
+    theta, began, phi = [x0.copy() for _ in range(p)], [x0.copy() for _ in range(p)], x0.copy()
+    for t in range(1, steps + 1):
+        for i in range(p):
+            theta[i] = theta[i] - eta * g(i, theta[i])
+            if t % tau == 0:
+                phi = phi + alpha / p * (theta[i] - began[i])
+                theta[i], began[i] = phi.copy(), phi.copy()
+    return theta, phi
+
+
+def slowmo(x0: Array, g: Gradient, *, p: int, eta: float, tau: int, steps: int, alpha: float, beta: float):
+    """arXiv 1910.00643, Algorithm 1, with local SGD inside: u is in units of gradients."""
+    began, u = x0.copy(), np.zeros_like(x0)
+    x = [x0.copy() for _ in range(p)]
+    for t in range(1, steps + 1):
+        x = [x[i] - eta * g(i, x[i]) for i in range(p)]
+        if t % tau == 0:
+            u = beta * u + (began - sum(x) / p) / eta
+            began = began - alpha * eta * u
+            x = [began.copy() for _ in range(p)]
+    return x, began
+
+
+def bmuf(
+    x0: Array, g: Gradient, *, p: int, eta: float, tau: int, steps: int, momentum: float, zeta: float, nesterov: bool
+):
+    """Chen and Huo 2016: classical block momentum, or Nesterov's, where workers begin at W + momentum * Delta."""
+    w, began, delta = x0.copy(), x0.copy(), np.zeros_like(x0)
+    x = [x0.copy() for _ in range(p)]
+    for t in range(1, steps + 1):
+        x = [x[i] - eta * g(i, x[i]) for i in range(p)]
+        if t % tau == 0:
+            delta = momentum * delta + zeta * (sum(x) / p - began)
+            w = w + delta
+            began = w + momentum * delta if nesterov else w
+            x = [began.copy() for _ in range(p)]
+    return x, began
+
+
+def diloco(x0: Array, g: Gradient, *, p: int, eta: float, tau: int, steps: int, lr: float, momentum: float):
+    """arXiv 2311.08105, Algorithm 1, with SGD inside; the outer step as torch's SGD(nesterov=True) writes it."""
+    theta, m = x0.copy(), np.zeros_like(x0)
+    x = [x0.copy() for _ in range(p)]
+    for t in range(1, steps + 1):
+        x = [x[i] - eta * g(i, x[i]) for i in range(p)]
+        if t % tau == 0:
+            pseudo_gradient = sum(theta - x[i] for i in range(p)) / p
+            m = momentum * m + pseudo_gradient
+            theta = theta - lr * (pseudo_gradient + momentum * m)
+            x = [theta.copy() for _ in range(p)]
+    return x, theta
+
+
+def slowmo_asynchronous(x0: Array, g: Gradient, *, p: int, eta: float, tau: int, steps: int, alpha: float, beta: float):
+    """A slow step at each worker's arrival, with its part in p of the mean."""
+    center, u = x0.copy(), np.zeros_like(x0)
+    x, began = [x0.copy() for _ in range(p)], [x0.copy() for _ in range(p)]
+    for t in range(1, steps + 1):
+        for i in range(p):
+            x[i] = x[i] - eta * g(i, x[i])
+            if t % tau == 0:
+                u = beta * u + (began[i] - x[i]) / p / eta
+                center = center - alpha * eta * u
+                x[i], began[i] = center.copy(), center.copy()
+    return x, center
+
+
+def diloco_asynchronous(
+    x0: Array, g: Gradient, *, p: int, eta: float, tau: int, steps: int, lr: float, momentum: float
+):
+    """An outer Nesterov step at each worker's arrival, with its part in p: the naive form of arXiv 2401.09135."""
+    center, m = x0.copy(), np.zeros_like(x0)
+    x, began = [x0.copy() for _ in range(p)], [x0.copy() for _ in range(p)]
+    for t in range(1, steps + 1):
+        for i in range(p):
+            x[i] = x[i] - eta * g(i, x[i])
+            if t % tau == 0:
+                pseudo_gradient = (began[i] - x[i]) / p
+                m = momentum * m + pseudo_gradient
+                center = center - lr * (pseudo_gradient + momentum * m)
+                x[i], began[i] = center.copy(), center.copy()
+    return x, center
+
+
+def delayed_nesterov(
+    x0: Array, g: Gradient, *, p: int, eta: float, tau: int, steps: int, lr: float, beta: float, n: int | None = None
+):
+    """arXiv 2401.09135, the delayed Nesterov update with momentum activation c = 0: momentum after every N arrivals."""
+    n = p if n is None else n
+    theta, m, delta, arrivals = x0.copy(), np.zeros_like(x0), np.zeros_like(x0), 0
+    x, began = [x0.copy() for _ in range(p)], [x0.copy() for _ in range(p)]
+    for t in range(1, steps + 1):
+        for i in range(p):
+            x[i] = x[i] - eta * g(i, x[i])
+            if t % tau == 0:
+                pseudo_gradient = began[i] - x[i]
+                delta, arrivals = delta + pseudo_gradient, arrivals + 1
+                if arrivals % n == 0:
+                    m = beta * m + delta / n
+                    theta = theta - lr * (beta * m + pseudo_gradient / n)
+                    delta = np.zeros_like(x0)
+                else:
+                    theta = theta - lr * pseudo_gradient / n
+                x[i], began[i] = theta.copy(), theta.copy()
+    return x, theta
+
+
+def averaged_downpour(x0: Array, g: Gradient, *, p: int, eta: float, tau: int, steps: int, rate: float | None):
+    """arXiv 1412.6651, section 5: ADOWNPOUR (no rate) and MVADOWNPOUR; z first sees the center, then the center moves.
+
+    The master's clock counts its updates; the updates by nothing that Algorithm 3 has at step 0 are left out.
+    """
+    center, z, clock = x0.copy(), x0.copy(), 0
+    x, v = [x0.copy() for _ in range(p)], [np.zeros_like(x0) for _ in range(p)]
+    for t in range(1, steps + 1):
+        for i in range(p):
+            step = -eta * g(i, x[i])
+            x[i], v[i] = x[i] + step, v[i] + step
+            if t % tau == 0:
+                a = 1 / (clock + 1) if rate is None else rate
+                z, clock = (1 - a) * z + a * center, clock + 1
+                center = center + v[i]
+                x[i], v[i] = center.copy(), np.zeros_like(x0)
+    return center, z

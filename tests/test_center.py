@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from hooke.center import BLOCK, LocalCenter
 from hooke.flat import FlatParameters
+from hooke.outer import DiLoCo
 from hooke.rule import EASGD, Downpour, LocalSGD, Rule, State
 from hooke.spec import LARGEST, CenterSpec, Refused
 
@@ -816,3 +817,122 @@ def test_a_worker_that_has_finished_still_counts_in_the_rate_and_one_that_left_d
     center.put(torch.zeros(1))
     assert center.exchange(x, rule).item() == pytest.approx(0.9)
     other.close()
+
+
+# Vectors beside the center ---------------------------------------------------------------------------------------
+
+MOMENTUM = DiLoCo(outer_lr=1.0, outer_momentum=0.5, num_workers=1)
+
+
+def with_momentum(center: LocalCenter, numel: int, border: int = -1) -> State:
+    """Join with a rule that keeps momentum beside the center; what its worker remembers."""
+    initial = torch.zeros(numel)
+    made = CenterSpec((), numel, border, MOMENTUM.center_memory)
+    return MOMENTUM.init(center.join(initial, made, MOMENTUM.init_center(initial)))
+
+
+@pytest.mark.parametrize("numel", [1, 1023, 1024, 2 * BLOCK + 5])
+def test_momentum_lives_beside_the_center_for_all_its_handles(center: LocalCenter, numel: int) -> None:
+    state, other = with_momentum(center, numel), LocalCenter(center.path)
+    x = torch.full((numel,), 2.0)
+    center.exchange_(x, MOMENTUM, state)
+    assert torch.equal(other.pull(), torch.full((numel,), 3.0))
+    assert torch.equal(other.pull_memory()["momentum"], torch.full((numel,), 2.0))
+    theirs = with_momentum(other, numel)
+    other.exchange_(torch.full((numel,), 5.0), MOMENTUM, theirs)  # a way of 2 again: momentum 3, 3 + 2 + 1.5
+    assert torch.equal(center.pull(), torch.full((numel,), 6.5))
+    assert torch.equal(center.pull_memory()["momentum"], torch.full((numel,), 3.0))
+    other.close()
+
+
+def test_buffers_have_no_momentum(center: LocalCenter) -> None:
+    state = with_momentum(center, 4, border=2)
+    center.exchange_(torch.full((4,), 2.0), MOMENTUM, state)
+    assert center.pull().tolist() == [3, 3, 2, 2]
+    assert center.pull_memory()["momentum"].tolist() == [2, 2, 0, 0]
+
+
+def test_what_is_pulled_is_a_copy_and_what_is_put_is_kept(center: LocalCenter) -> None:
+    state = with_momentum(center, 2)
+    center.pull_memory()["momentum"].fill_(9)
+    assert not center.pull_memory()["momentum"].any()
+    center.exchange_(torch.ones(2), MOMENTUM, state)
+    center.put(torch.zeros(2))
+    assert center.pull_memory()["momentum"].tolist() == [1, 1]
+    center.put(torch.zeros(2), {"momentum": torch.full((2,), 7.0)})
+    assert center.pull_memory()["momentum"].tolist() == [7, 7]
+
+
+def test_most_rules_keep_nothing_beside_the_center(center: LocalCenter) -> None:
+    center.join(torch.zeros(5), spec(5))
+    size = center.path.stat().st_size
+    assert center.pull_memory() == {}
+    kept = LocalCenter()
+    with_momentum(kept, 5)
+    assert size < kept.path.stat().st_size
+    kept.close()
+
+
+def test_a_checkpoint_holds_what_is_beside_the_center(center: LocalCenter, tmp_path: Path) -> None:
+    state = with_momentum(center, 3)
+    center.exchange_(torch.tensor([1.0, 2.0, 3.0]), MOMENTUM, state)
+    center.save(tmp_path / "saved")
+    assert set(safetensors.torch.load_file(tmp_path / "saved")) == {"center", "center_memory/momentum"}
+    fresh = LocalCenter()
+    fresh.load(tmp_path / "saved")
+    assert (fresh.spec, fresh.pull().tolist()) == (center.spec, center.pull().tolist())
+    with_momentum(fresh, 3)  # a worker that joins changes nothing
+    assert fresh.pull_memory()["momentum"].tolist() == [1, 2, 3]
+    fresh.close()
+
+
+def test_a_checkpoint_that_lacks_the_momentum_gets_a_sentence(center: LocalCenter, tmp_path: Path) -> None:
+    made = CenterSpec((), 2, memory=("momentum",))
+    metadata = {"spec": made.to_json(), "exchanges": "0"}
+    safetensors.torch.save_file({"center": torch.ones(2)}, tmp_path / "cut", metadata)
+    with pytest.raises(ValueError, match=r"Got a file whose 'center_memory/momentum' is missing or damaged\."):
+        center.load(tmp_path / "cut")
+    assert not center.ready
+
+
+def test_an_exchange_by_a_rule_of_another_memory_gets_a_sentence_and_changes_nothing(center: LocalCenter) -> None:
+    state = with_momentum(center, 2)
+    sentence = (
+        "center: an exchange needs the rule that the center was made for. Got one that keeps nothing beside the "
+        "center, which keeps momentum. Join with CenterSpec.of(entries, rule.center_memory) and "
+        "rule.init_center(initial)."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        center.exchange_(torch.ones(2), Downpour(), state)
+    assert not center.pull().any()
+    assert center.exchanges == 0
+
+
+def test_a_center_is_not_made_without_its_memory(center: LocalCenter) -> None:
+    sentence = "center: join needs one vector for each of momentum. Got 0. Pass rule.init_center(initial)."
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        center.join(torch.zeros(2), CenterSpec((), 2, memory=("momentum",)))
+    with pytest.raises(
+        Refused, match=r"^center: x must be 2 float32 values on cpu\. Got torch.float32 of shape \(3,\)"
+    ):
+        center.join(torch.zeros(2), CenterSpec((), 2, memory=("momentum",)), (torch.zeros(3),))
+    assert not center.ready
+
+
+@pytest.mark.parametrize(
+    ("memory", "sentence"),
+    [
+        (
+            {},
+            "center: memory must be that of the same rule. Got nothing, the center keeps momentum. Pass what "
+            "pull_memory() of a center of this rule gave.",
+        ),
+        ({"momentum": torch.ones(3)}, "center: x must be 2 float32 values on cpu. Got torch.float32 of shape (3,)"),
+        ({"momentum": torch.full((2,), torch.nan)}, "center: x must be finite and below 1e+30. Got 2 of 2 values"),
+    ],
+)
+def test_a_memory_that_does_not_fit_is_not_put(center: LocalCenter, memory: dict, sentence: str) -> None:
+    with_momentum(center, 2)
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
+        center.put(torch.ones(2), memory)
+    assert not center.pull().any()

@@ -21,6 +21,7 @@ from torch import nn
 
 import hooke
 from hooke.center import BLOCK, LocalCenter
+from hooke.outer import AsyncDiLoCo
 from hooke.rule import Downpour
 from hooke.spec import CenterSpec
 
@@ -133,6 +134,52 @@ def test_fifty_kills_leave_the_center_exact_and_stop_nobody(
         assert marks[index]["finished"] > KILLS
         assert marks[index]["longest_gap"] < 1
     assert torch.equal(center.pull(), VICTIMS_STEP * counted)  # and nothing of the survivors is lost or doubled
+
+
+# Vectors beside the center -----------------------------------------------------------------------------------------
+
+PART = 2**20
+COUNTING = AsyncDiLoCo(outer_lr=1.0, outer_momentum=0.0, delay=PART)
+"""A way of PART adds 1 to the center, 1 to its momentum and 1 to its count of arrivals."""
+
+
+def count_until_killed(center_path: Path, marks_path: Path) -> None:
+    torch.set_num_threads(1)
+    center, mark = LocalCenter(center_path), Marks(marks_path)[VICTIM]
+    zeros = torch.zeros(NUMEL)
+    made = CenterSpec((), NUMEL, memory=COUNTING.center_memory)
+    x = center.join(zeros, made, COUNTING.init_center(zeros)).mul_(PART)
+    state = COUNTING.init(x)
+    while True:
+        x += PART
+        mark["begun"] += 1
+        center.exchange(x, COUNTING, state)
+        mark["finished"] += 1
+        state[0].copy_(x)  # not from the center, as the rule would: the way stays PART, whatever a kill has torn
+
+
+def test_killed_inside_an_exchange_each_element_beside_the_center_has_moved_or_not(
+    center: LocalCenter, marks_path: Path, start: Callable
+) -> None:
+    zeros, dice = torch.zeros(NUMEL), random.Random(2)
+    center.join(zeros, CenterSpec((), NUMEL, memory=COUNTING.center_memory), COUNTING.init_center(zeros))
+    mark, inside = Marks(marks_path)[VICTIM], 0
+    for _ in range(15):
+        center.put(zeros, dict.fromkeys(COUNTING.center_memory, zeros))
+        mark["begun"] = mark["finished"] = 0
+        victim = start(count_until_killed)
+        wait_until(lambda: mark["finished"] > 0)
+        time.sleep(dice.uniform(0, 0.02))
+        victim.kill()
+        victim.join()
+        finished, begun = int(mark["finished"]), int(mark["begun"])
+        for vector in (center.pull(), *center.pull_memory().values()):
+            assert finished <= vector.min() <= vector.max() <= begun
+            assert torch.equal(vector, vector.round())
+        inside += begun > finished
+        center.exchange(zeros, COUNTING, COUNTING.init(zeros))  # nobody holds a lock
+    assert inside >= 5
+    assert [member.missed for member in center.members()] == [0] * len(center.members())
 
 
 # Through the Worker ----------------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # the spine: parameters, what is exchanged, where, how and when
     "flat": set(),
     "rule": set(),
+    "outer": {"rule"},
+    "averaged": {"rule"},
     "spec": {"flat"},
     "center": {"checkpoint", "rule", "shared_memory", "spec"},
     "shared_memory": set(),

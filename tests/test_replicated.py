@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import reference
 import torch
 import torch.distributed as dist
-from cases import ALPHA, ETA, FORK, Quadratic, flat
+from cases import ETA, FORK, SYNCHRONOUS, Quadratic, RuleCase, flat
 from torch import Tensor, nn
 
+from hooke.averaged import Averaged
+from hooke.outer import AsyncDiLoCo, DiLoCo
 from hooke.replicated import ReplicatedCenter
 from hooke.rule import EASGD, Downpour, LocalSGD, Rule
 from hooke.spec import CenterSpec, Refused
@@ -52,9 +53,10 @@ def bits(tensor: Tensor) -> bytes:
     return tensor.numpy().tobytes()
 
 
-def joined(numel: int, border: int = -1, seed: int = 0) -> ReplicatedCenter:
+def joined(numel: int, border: int = -1, seed: int = 0, rule: Rule = EASGD()) -> ReplicatedCenter:  # noqa: B008
     center = ReplicatedCenter()
-    center.join(values(numel, seed), CenterSpec((), numel, border))
+    initial = values(numel, seed)
+    center.join(initial, CenterSpec((), numel, border, rule.center_memory), rule.init_center(initial))
     return center
 
 
@@ -80,16 +82,10 @@ def gradient(worker: int, x: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("world", "tau"), [(2, 1), (3, 4)])
-@pytest.mark.parametrize("name", ["easgd", "local sgd"])
-def test_training_equals_the_synchronous_reference(name: str, world: int, tau: int, tmp_path: Path) -> None:
-    rule: Rule = EASGD(moving_rate=ALPHA) if name == "easgd" else LocalSGD()
-    got = on_ranks(world, tmp_path, train, rule, tau, STEPS)
-    settings: dict[str, Any] = {"p": world, "eta": ETA, "tau": tau, "steps": STEPS}
-    x0 = flat(Quadratic(11, 0))
-    if name == "easgd":
-        expected, center = reference.easgd_synchronous(x0, gradient, alpha=ALPHA, **settings)
-    else:
-        expected, center = reference.local_sgd(x0, gradient, **settings)
+@pytest.mark.parametrize("case", SYNCHRONOUS, ids=lambda case: case.name)
+def test_training_equals_the_synchronous_reference(case: RuleCase, world: int, tau: int, tmp_path: Path) -> None:
+    got = on_ranks(world, tmp_path, train, case.rule, tau, STEPS)
+    expected, center = case.expected(flat(Quadratic(11, 0)), gradient, p=world, tau=tau, steps=STEPS)
     for (x, its_center), its_expected in zip(got, expected, strict=True):
         assert np.abs(x - its_expected).max() <= 1e-5 * np.abs(its_expected).max()
         assert np.abs(its_center - center).max() <= 1e-5 * np.abs(center).max()
@@ -100,7 +96,7 @@ def test_training_equals_the_synchronous_reference(name: str, world: int, tau: i
 
 
 def exchange_often(rank: int, rule: Rule, numel: int, border: int, times: int) -> tuple[bytes, Tensor, Tensor]:
-    center = joined(numel, border, seed=rank)
+    center = joined(numel, border, seed=rank, rule=rule)
     x = center.pull() + values(numel, 10 + rank)
     total = x.double()
     state = rule.init(center.pull())
@@ -114,10 +110,14 @@ def exchange_often(rank: int, rule: Rule, numel: int, border: int, times: int) -
     dist.all_reduce(now)
     assert center.exchanges == times * dist.get_world_size()
     assert center.bytes_sent == center.bytes_received == 4 * numel * times
-    return bits(center.pull()), total + values(numel, 0).double(), now + center.pull().double()
+    kept = b"".join(bits(vector) for vector in center.pull_memory().values())
+    return bits(center.pull()) + kept, total + values(numel, 0).double(), now + center.pull().double()
 
 
-@pytest.mark.parametrize("rule", [EASGD(), EASGD(moving_rate=0.3), Downpour(), LocalSGD()], ids=repr)
+KEEPING = [DiLoCo(), AsyncDiLoCo(), Averaged(EASGD()), Averaged(DiLoCo(), 0.1)]
+
+
+@pytest.mark.parametrize("rule", [EASGD(), EASGD(moving_rate=0.3), Downpour(), LocalSGD(), *KEEPING], ids=repr)
 @pytest.mark.parametrize("world", [2, 3])
 def test_the_center_is_equal_to_the_bit_on_every_rank(rule: Rule, world: int, tmp_path: Path) -> None:
     ranks = on_ranks(world, tmp_path, exchange_often, rule, 1001, 990, 50)
@@ -167,6 +167,32 @@ def test_every_rank_is_a_worker_and_begins_with_rank_0s_values(tmp_path: Path) -
     for num_workers, distance, pulled in on_ranks(2, tmp_path, all_the_rest):
         assert (num_workers, pulled) == (2, [1, 1, 1])
         assert distance == pytest.approx(3**0.5)
+
+
+def momentum_beside(rank: int) -> list[list[float]]:
+    center = ReplicatedCenter()
+    initial = torch.full((3,), float(rank))
+    rule = DiLoCo(outer_lr=1.0, outer_momentum=0.5)
+    center.join(initial, CenterSpec((), 3, 2, rule.center_memory), (torch.full((3,), 8.0 + rank),))
+    steps = [list(center.pull_memory()), center.pull_memory()["momentum"].tolist()]
+    state = rule.init(center.pull())
+    center.exchange_(torch.full((3,), float(1 + rank)), rule, state)
+    steps += [center.pull_memory()["momentum"].tolist(), center.pull().tolist()]
+    center.put(torch.zeros(3))
+    steps += [center.pull_memory()["momentum"].tolist()]
+    center.put(torch.zeros(3), {"momentum": torch.ones(3)})
+    return [*steps, center.pull_memory()["momentum"].tolist()]
+
+
+def test_momentum_lives_beside_each_copy_of_the_center(tmp_path: Path) -> None:
+    """Rank 0's to begin with; the mean way is 1.5, buffers are averaged and have no momentum."""
+    for seen in on_ranks(2, tmp_path, momentum_beside):
+        names, begun, moved, center, after_put, put = seen
+        assert names == ["momentum"]
+        assert begun == [8, 8, 8]
+        assert moved == after_put == [5.5, 5.5, 8]
+        assert center == [0 + 1.5 + 2.75, 0 + 1.5 + 2.75, 1.5]
+        assert put == [1, 1, 1]
 
 
 # Bad input: every rank gets a sentence, none hangs ---------------------------------------------------------------

@@ -5,89 +5,15 @@ from __future__ import annotations
 import dataclasses
 import re
 
-import numpy as np
 import pytest
-import reference
 import torch
-from cases import ALPHA, ETA, RULES, Quadratic, RuleCase
+from cases import RULES, SYNCHRONOUS, RuleCase
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from pure import FORMS, STEPS, assert_equal, correction_of, gradient, round_robin, start, synchronous
 
+from hooke.outer import AsyncDiLoCo, DiLoCo, Lookahead, MDownpour, SlowMo
 from hooke.rule import EAMSGD, EASGD, Average, Downpour, LocalSGD, Rule, State
-
-STEPS, SIZE = 100, 9
-FORMS = ("delta and settle", "exchange_ in place", "exchange_ with out")
-
-
-PROBLEMS = [Quadratic(SIZE, worker, torch.float64) for worker in range(4)]
-
-
-def gradient(worker: int, x: np.ndarray) -> np.ndarray:
-    """Worker i's gradient on a quadratic of its own."""
-    return PROBLEMS[worker].A.numpy() @ (x - PROBLEMS[worker].b.numpy())
-
-
-def start() -> Tensor:
-    return PROBLEMS[0].x.detach().clone()
-
-
-def correction_of(form: str, rule: Rule, x: Tensor, center: Tensor, state: State) -> tuple[Tensor, State]:
-    """One exchange in one of its three forms: what leaves x, and what the worker remembers."""
-    if form == "delta and settle":
-        delta = rule.delta(x, center, state)
-        center += delta
-        correction = rule.settle(x, delta, center, state)
-        return correction, rule.init(x - correction)
-    out = torch.empty_like(x) if form == "exchange_ with out" else None
-    moved = x.clone()
-    rule.exchange_(moved, center, state, out)
-    return (x - moved if out is None else out), state
-
-
-def round_robin(case: RuleCase, form: str, p: int, tau: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Workers one after the other; Nesterov momentum is 0 unless the case has some."""
-    rule, center = case.rule.bind(p), start()
-    x, v = [start() for _ in range(p)], [torch.zeros(SIZE, dtype=torch.float64) for _ in range(p)]
-    states = [rule.init(start()) for _ in range(p)]
-    for t in range(STEPS):
-        for i in range(p):
-            pull = torch.zeros_like(center)
-            if rule.order == "jacobi" and t % tau == 0:
-                pull, states[i] = correction_of(form, rule, x[i], center, states[i])
-            v[i] = case.momentum * v[i] - ETA * torch.tensor(gradient(i, (x[i] + case.momentum * v[i]).numpy()))
-            x[i] = x[i] + v[i] - pull
-            if rule.order == "gauss-seidel" and (t + 1) % tau == 0:
-                pull, states[i] = correction_of(form, rule, x[i], center, states[i])
-                x[i] = x[i] - pull
-    return [xi.numpy() for xi in x], center.numpy()
-
-
-def synchronous(rule: Rule, p: int, tau: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """All workers' deltas enter the center at once."""
-    rule, center = rule.bind(p), start()
-    x, states = [start() for _ in range(p)], [rule.init(start()) for _ in range(p)]
-
-    def exchange() -> list[Tensor]:
-        deltas = [rule.delta(x[i], center, states[i]) for i in range(p)]
-        center.add_(sum(deltas))
-        pulls = [rule.settle(x[i], deltas[i], center, states[i]) for i in range(p)]
-        states[:] = [rule.init(x[i] - pulls[i]) for i in range(p)]
-        return pulls
-
-    for t in range(STEPS):
-        steps = [ETA * torch.tensor(gradient(i, x[i].numpy())) for i in range(p)]
-        if rule.order == "jacobi" and t % tau == 0:
-            steps = [step + pull for step, pull in zip(steps, exchange(), strict=True)]
-        x = [xi - step for xi, step in zip(x, steps, strict=True)]
-        if rule.order == "gauss-seidel" and (t + 1) % tau == 0:
-            x = [xi - pull for xi, pull in zip(x, exchange(), strict=True)]
-    return [xi.numpy() for xi in x], center.numpy()
-
-
-def assert_equal(got: tuple, expected: tuple) -> None:
-    for ours, theirs in zip([*got[0], got[1]], [*expected[0], expected[1]], strict=True):
-        assert np.abs(ours - theirs).max() <= 1e-12 * np.abs(theirs).max()
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -96,43 +22,60 @@ def assert_equal(got: tuple, expected: tuple) -> None:
 @pytest.mark.parametrize("case", RULES, ids=lambda case: case.name)
 def test_round_robin_equals_the_reference(case: RuleCase, p: int, tau: int, form: str) -> None:
     x0 = start().numpy()
-    assert_equal(round_robin(case, form, p, tau), case.expected(x0, gradient, p=p, tau=tau, steps=STEPS))
+    assert_equal(
+        round_robin(case.rule, p, tau, form, case.momentum), case.expected(x0, gradient, p=p, tau=tau, steps=STEPS)
+    )
 
 
 @pytest.mark.parametrize("tau", [1, 4, 16])
 @pytest.mark.parametrize("p", [1, 2, 4])
-def test_synchronous_rules_equal_the_reference(p: int, tau: int) -> None:
-    settings = {"p": p, "eta": ETA, "tau": tau, "steps": STEPS}
-    x0 = start().numpy()
-    elastic = reference.easgd_synchronous(x0, gradient, alpha=ALPHA, **settings)
-    assert_equal(synchronous(EASGD(moving_rate=ALPHA), p, tau), elastic)
-    assert_equal(synchronous(LocalSGD(), p, tau), reference.local_sgd(x0, gradient, **settings))
+@pytest.mark.parametrize("case", SYNCHRONOUS, ids=lambda case: case.name)
+def test_synchronous_rules_equal_the_reference(case: RuleCase, p: int, tau: int) -> None:
+    expected = case.expected(start().numpy(), gradient, p=p, tau=tau, steps=STEPS)
+    assert_equal(synchronous(case.rule, p, tau), expected)
 
 
 RATES = [EASGD(moving_rate=alpha) for alpha in (1e-3, 0.3, 0.5, 0.5000001, 0.9, 1.0)]
 OTHERS = [EAMSGD(moving_rate=0.25), EASGD(moving_rate=0.7, order="gauss-seidel"), Downpour(), LocalSGD(num_workers=3)]
+WITH_MEMORY = [
+    SlowMo(0.6, slow_lr=0.8, num_workers=3),
+    DiLoCo(num_workers=3),
+    AsyncDiLoCo(delay=1),
+    AsyncDiLoCo(delay=2),
+    MDownpour(0.9),
+]
+
+
+def memory_of(rule: Rule, like: torch.Tensor) -> State:
+    """What a center may keep after a while; of `AsyncDiLoCo(delay=2)`, some elements are due and some are not."""
+    generator = torch.Generator().manual_seed(4)
+    kept = {
+        "momentum": torch.randn(like.shape, generator=generator, dtype=like.dtype),
+        "arrivals": torch.arange(like.numel()).remainder(2).to(like.dtype),
+    }
+    return tuple(kept[name] for name in rule.center_memory)
 
 
 @pytest.mark.parametrize("given_scratch", [False, True])
 @pytest.mark.parametrize("where", ["in place", "out", "out is x"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("rule", [*RATES, *OTHERS], ids=repr)
+@pytest.mark.parametrize("rule", [*RATES, *OTHERS, Lookahead(num_workers=3), *WITH_MEMORY], ids=repr)
 def test_exchange_equals_delta_and_settle(rule: Rule, dtype: torch.dtype, where: str, given_scratch: bool) -> None:
     generator = torch.Generator().manual_seed(3)
     x, center, began = (torch.randn(33, generator=generator, dtype=dtype) for _ in range(3))
-    expected_center, state = center.clone(), rule.init(began)
-    correction, expected_state = correction_of("delta and settle", rule, x, expected_center, state)
+    expected_center, state, expected_memory = center.clone(), rule.init(began), memory_of(rule, x)
+    correction, expected_state = correction_of("delta and settle", rule, x, expected_center, state, expected_memory)
     expected_x = x - correction
 
-    state, moved = rule.init(began), x.clone()
+    state, moved, memory = rule.init(began), x.clone(), memory_of(rule, x)
     out = {"in place": None, "out": torch.full_like(x, torch.nan), "out is x": moved}[where]
     scratch = torch.full_like(x, torch.nan) if given_scratch else None
-    rule.exchange_(moved, center, state, out, scratch)
+    rule.exchange_(moved, center, state, out, scratch, memory)
 
     close = {"rtol": 0.0, "atol": 1e-12 if dtype == torch.float64 else 1e-6}
     torch.testing.assert_close(center, expected_center, **close)
     torch.testing.assert_close(moved if out is None else out, expected_x if out is None else correction, **close)
-    for ours, theirs in zip(state, expected_state, strict=True):
+    for ours, theirs in zip([*state, *memory], [*expected_state, *expected_memory], strict=True):
         torch.testing.assert_close(ours, theirs, **close)
     if where == "out":
         assert torch.equal(moved, x)
@@ -153,16 +96,19 @@ def test_what_leaves_the_worker_enters_the_center(alpha: float, values: list, in
     torch.testing.assert_close(now, total, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("rule", [EASGD(moving_rate=0.3), EASGD(moving_rate=0.8), Downpour(), LocalSGD(2)], ids=repr)
+SLICED = [EASGD(moving_rate=0.3), EASGD(moving_rate=0.8), Downpour(), LocalSGD(2), *WITH_MEMORY]
+
+
+@pytest.mark.parametrize("rule", SLICED, ids=repr)
 def test_a_rule_is_elementwise_so_slices_give_the_whole(rule: Rule) -> None:
     x, center, began = (torch.randn(10, generator=torch.Generator().manual_seed(seed)) for seed in range(3))
-    whole, sliced = [(x.clone(), center.clone(), rule.init(began)) for _ in range(2)]
-    rule.exchange_(*whole, None)
-    for part in (slice(0, 3), slice(3, 4), slice(4, 10)):
-        rule.exchange_(sliced[0][part], sliced[1][part], tuple(memory[part] for memory in sliced[2]), None)
-    assert torch.equal(whole[0], sliced[0])
-    assert torch.equal(whole[1], sliced[1])
-    assert all(torch.equal(a, b) for a, b in zip(whole[2], sliced[2], strict=True))
+    whole, sliced = [([x.clone(), center.clone()], rule.init(began), memory_of(rule, x)) for _ in range(2)]
+    rule.exchange_(*whole[0], whole[1], None, memory=whole[2])
+    for part in (slice(0, 3), slice(3, 4), slice(4, 5), slice(5, 10)):
+        cut = [[vector[part] for vector in vectors] for vectors in sliced]
+        rule.exchange_(*cut[0], tuple(cut[1]), None, memory=tuple(cut[2]))
+    for ours, theirs in zip(sliced, whole, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_alpha_follows_the_number_of_workers_and_is_at_most_1() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
 import pytest
@@ -25,6 +26,13 @@ def test_a_spec_survives_json() -> None:
     made = spec_of(nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)))
     assert made.parameters_end < made.numel
     assert CenterSpec.from_json(made.to_json()) == made
+    with_memory = CenterSpec.of(made.entries, ("momentum", "arrivals"))
+    assert CenterSpec.from_json(with_memory.to_json()) == with_memory != made
+
+
+def test_a_spec_from_before_there_was_memory_has_none() -> None:
+    text = '{"entries": [], "numel": 3, "parameters_end": 2}'
+    assert CenterSpec.from_json(text) == CenterSpec((), 3, 2)
 
 
 def linear(*sizes: int) -> nn.Module:
@@ -80,6 +88,18 @@ def test_specs_without_names_differ_by_their_sizes(center: LocalCenter, other: C
     center.join(torch.zeros(3), spec(3))
     with pytest.raises(ValueError, match=r"^center: every worker must bring the same model\. Got 0 tensors \("):
         LocalCenter(center.path).join(torch.zeros(other.numel), other)
+
+
+def test_a_rule_with_another_memory_is_refused(center: LocalCenter) -> None:
+    center.join(torch.zeros(3), spec(3))
+    sentence = (
+        "center: every worker must bring the same rule. Got one that keeps momentum and arrivals beside the center, "
+        "which keeps nothing. Use the same rule on every worker."
+    )
+    other, theirs = LocalCenter(center.path), CenterSpec((), 3, memory=("momentum", "arrivals"))
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        other.join(torch.zeros(3), theirs, (torch.zeros(3), torch.zeros(3)))
+    other.close()
 
 
 def test_a_refused_worker_can_come_back_with_the_right_model(center: LocalCenter) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from hooke.center import LocalCenter
 from hooke.checkpoint import load_state, save_state
+from hooke.outer import AsyncDiLoCo, DiLoCo
 from hooke.record import read
 from hooke.rule import EAMSGD, EASGD, Downpour, LocalSGD, Rule
 from hooke.run import Run
@@ -1007,7 +1008,8 @@ class Training:
             w.load_state_dict(state["worker"])
 
     def everything(self) -> list[Tensor]:
-        return [*(value for model in self.models for value in model.state_dict().values()), self.center.pull()]
+        center = [self.center.pull(), *self.center.pull_memory().values()]
+        return [*(value for model in self.models for value in model.state_dict().values()), *center]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -1017,14 +1019,15 @@ def test_training_goes_on_from_a_state_to_the_bit(name: str, dtype: torch.dtype,
     rule, options = STATES[name]
     with Training(rule, options, lambda: batch_normed(dtype)) as one:
         one.go(range(7))
-        save_state(tmp_path / "state", {"workers": one.state(), "center": one.center.pull()})
+        center = {"center": one.center.pull(), "center_memory": one.center.pull_memory()}
+        save_state(tmp_path / "state", {"workers": one.state(), **center})
         one.go(range(7, 20))
         expected = one.everything()
         steps = [worker.steps for worker in one.workers]
     with Training(rule, options, lambda: batch_normed(dtype)) as other:
         other.go(range(100, 102))  # something else, which must leave nothing behind
         saved = load_state(tmp_path / "state")
-        other.center.put(saved["center"])
+        other.center.put(saved["center"], saved["center_memory"])
         other.load(saved["workers"])
         other.go(range(7, 20))
         assert [worker.steps for worker in other.workers] == steps == [20, 20]
@@ -1109,14 +1112,15 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..
     yield prepare
 
 
-def started(dtype: torch.dtype) -> tuple[nn.Module, torch.optim.Optimizer, Worker]:
+def started(dtype: torch.dtype, rule: Rule | None = None) -> tuple[nn.Module, torch.optim.Optimizer, Worker]:
     model = batch_normed(dtype)
     optimizer = nesterov(model)
-    return model, optimizer, Worker(model, optimizer, EAMSGD(), communication_period=3)
+    return model, optimizer, Worker(model, optimizer, rule or EAMSGD(), communication_period=3)
 
 
+@pytest.mark.parametrize("rule", [EAMSGD(), DiLoCo(), AsyncDiLoCo(delay=3)], ids=lambda rule: type(rule).__name__)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_a_resumed_run_goes_on_to_the_bit(run: Callable, tmp_path: Path, dtype: torch.dtype) -> None:
+def test_a_resumed_run_goes_on_to_the_bit(run: Callable, tmp_path: Path, dtype: torch.dtype, rule: Rule) -> None:
     def noisy(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
         for step in steps:
             optimizer.zero_grad()
@@ -1124,22 +1128,22 @@ def test_a_resumed_run_goes_on_to_the_bit(run: Callable, tmp_path: Path, dtype: 
             optimizer.step()
 
     torch.manual_seed(5)
-    model, optimizer, worker = started(dtype)
+    model, optimizer, worker = started(dtype, rule)
     with worker:
         torch.manual_seed(5)
         noisy(model, optimizer, range(7))
         worker.save(epoch=3, done=[1, 2])
         noisy(model, optimizer, range(7, 15))
-        expected = [*model.state_dict().values(), worker.center.pull()]
+        expected = [*model.state_dict().values(), worker.center.pull(), *worker.center.pull_memory().values()]
     (tmp_path / "center").unlink()
 
     run(resume=True)
-    model, optimizer, worker = started(dtype)
+    model, optimizer, worker = started(dtype, rule)
     with worker:
         assert worker.restore() == {"epoch": 3, "done": [1, 2]}
         assert worker.steps == 7
         noisy(model, optimizer, range(7, 15))
-        got = [*model.state_dict().values(), worker.center.pull()]
+        got = [*model.state_dict().values(), worker.center.pull(), *worker.center.pull_memory().values()]
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(got, expected, strict=True))
 
 
