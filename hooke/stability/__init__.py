@@ -8,6 +8,7 @@ all flatter directions, without gradient noise. No torch: numbers in, numbers ou
 from hooke.stability.answer import BETA, PERIOD, Stability, elastic_stability, stability_of, way_stability
 from hooke.stability.border import beta_border, eamsgd_moving_rate_border, moving_rate_border, way_border
 from hooke.stability.linear_map import admm_radius
+from hooke.stability.setting import rounded_down
 
 __all__ = [
     "BETA",
@@ -18,6 +19,7 @@ __all__ = [
     "eamsgd_moving_rate_border",
     "elastic_stability",
     "moving_rate_border",
+    "rounded_down",
     "stability_of",
     "way_border",
     "way_stability",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hooke.stability.border import way_border
-from hooke.stability.linear_map import elastic_border, last, radius_at_once, radius_in_turn, turn_of
-from hooke.stability.setting import check_elastic, check_setting
+from hooke.stability.linear_map import Spring, last, radius_in_turn
+from hooke.stability.setting import check_elastic, check_setting, rounded_down
 
 if TYPE_CHECKING:
     from hooke.rule import Rule
@@ -136,7 +136,8 @@ def way_stability(
     check_setting(lr=lr, curvature=curvature, num_workers=num_workers, period=period)
     e, limit = lr * curvature, way_border(num_workers, synchronous=synchronous) / share
     border = _largest_rate(limit, period)
-    pull = share * (1 - (1 - e) ** period)
+    with np.errstate(over="ignore"):
+        pull = share * (1 - float(np.float64(1 - e) ** period))
     if synchronous:
         radius = abs(1 - num_workers * pull)
     else:
@@ -147,16 +148,18 @@ def way_stability(
 
 def _largest_rate(limit: float, period: int) -> float:
     """Up to which e no direction goes further than `limit` in one period."""
-    if limit <= 1:
-        return -math.expm1(math.log1p(-limit) / period) if limit < 1 else 1.0
+    if abs(limit - 1) < 1e-12:  # two workers in turn
+        return 1.0
+    if limit < 1:
+        return -math.expm1(math.log1p(-limit) / period)
     return 1 + (limit - 1) ** (1 / period) if period % 2 else 2.0
 
 
 def _way_remedy(lr: float, e: float, border: float, limit: float, num_workers: int, period: int) -> str:
-    ways = [f"lr below {_down(lr * border / e)}"]
-    if e < 1 and e < _largest_rate(limit, 1):
+    ways = [f"lr below {rounded_down(lr * border / e)}"]
+    if e < min(1.0, _largest_rate(limit, 1)):
         ways.append(f"communication_period to {math.ceil(math.log1p(-limit) / math.log1p(-e)) - 1} or less")
-    if e < elastic_border(BETA / num_workers, 0.0, period, 1, None):
+    if Spring(BETA / num_workers, 0.0, period, 1, None).is_stable_up_to(e):
         ways.append("use EASGD, which is stable here")
     return f"Lower {', or '.join(ways)}."
 
@@ -175,10 +178,10 @@ def elastic_stability(
     """As `stability_of`, for EASGD (momentum 0) and EAMSGD.
 
     Workers that exchange one by one are called stable if the map of one worker and the center over one period
-    lengthens no vector, in the norm `x^2 + v^2 (1 - e) / e + c^2` where there is momentum. Then no order, no difference
-    of speed and no missed exchange can make them diverge. That is cautious: in a fixed order a little more is stable,
-    as `radius` tells. Workers that exchange at once are judged by the exact map of their mean and of their differences,
-    one worker alone by its own.
+    lengthens no vector, in the norm `x^2 + v^2 (1 - e) / e + c^2` where there is momentum. Then no order and no
+    difference of speed can make them diverge, nor, while e < 1, any missed exchange. That is cautious: in a fixed order
+    a little more is stable, as `radius` tells. Workers that exchange at once are judged by the exact map of their mean
+    and of their differences, one worker alone by its own.
 
     Args:
         lr: Learning rate.
@@ -201,24 +204,18 @@ def elastic_stability(
     alpha = min(1.0, BETA / max(1, num_workers)) if moving_rate is None else moving_rate
     check_setting(lr=lr, curvature=curvature, num_workers=num_workers, period=period)
     check_elastic(alpha, momentum, steps_under_way, 1 if synchronous else period)
-    workers = num_workers if synchronous or num_workers == 1 else None
-    e, border = lr * curvature, elastic_border(alpha, momentum, period, steps_under_way, workers)
-    turn = turn_of(np.array([e]), alpha, momentum, period, steps_under_way, workers)
-    radius = float(radius_at_once(turn, workers)[0]) if workers else radius_in_turn(turn[0], num_workers)
-    if e < border:
-        return Stability(radius, border, border / e, "")
+    at_once = num_workers if synchronous or num_workers == 1 else None
+    spring = Spring(alpha, momentum, period, steps_under_way, at_once)
+    e, border = lr * curvature, spring.border()
+    remedy = "" if e < border else _elastic_remedy(spring, lr, e, border)
+    return Stability(spring.radius(e, num_workers), border, border / e, remedy)
 
+
+def _elastic_remedy(spring: Spring, lr: float, e: float, border: float) -> str:
     def is_stable(rate: float) -> bool:
-        return e < elastic_border(rate, momentum, period, steps_under_way, workers)
+        return replace(spring, alpha=rate).is_stable_up_to(e)
 
-    ways = [f"lr below {_down(lr * border / e)}"] if border > 0 else []
-    if is_stable(1e-3 * alpha):
-        ways.append(f"moving_rate below {_down(last(is_stable, 1e-3 * alpha, alpha))}")
-    repair = f"Lower {', or '.join(ways)}." if ways else "Lower lr and moving_rate together."
-    return Stability(radius, border, border / e, repair)
-
-
-def _down(value: float) -> str:
-    """Three digits, rounded down, so that a remedy is never beyond the border."""
-    unit = 10.0 ** (math.floor(math.log10(value)) - 2)
-    return f"{math.floor(value / unit) * unit:.3g}"
+    ways = [f"lr below {rounded_down(lr * border / e)}"] if border > 0 else []
+    if is_stable(1e-3 * spring.alpha):
+        ways.append(f"moving_rate below {rounded_down(last(is_stable, 1e-3 * spring.alpha, spring.alpha))}")
+    return f"Lower {', or '.join(ways)}." if ways else "Lower lr and moving_rate together."

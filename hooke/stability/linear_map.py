@@ -11,7 +11,9 @@ lr * curvature.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,43 +24,82 @@ _GRID = np.concatenate([np.geomspace(1e-6, 0.01, 60, endpoint=False), np.linspac
 _MOST_ROOTS = 128
 
 
-def turn_of(
-    e: np.ndarray, alpha: float, momentum: float, period: int, under_way: int, at_once: int | None
-) -> np.ndarray:
-    """For each e, one worker (or the mean of `at_once` workers) and, last, the center: from exchange to exchange."""
-    size = 2 if momentum else 1
-    step = np.empty((len(e), size, size))
-    step[:, 0, 0] = 1 - e
-    if momentum:
-        step[:, 0, 1] = step[:, 1, 1] = momentum * (1 - e)
-        step[:, 1, 0] = -e
-    turn = np.zeros((len(e), size + 1, size + 1))
-    turn[:, :size, :size] = np.linalg.matrix_power(step, under_way)
-    turn[:, 0, 0] -= alpha
-    turn[:, 0, size] = alpha
-    turn[:, size, 0] = alpha * (at_once or 1)
-    turn[:, size, size] = 1 - turn[:, size, 0]
-    turn[:, :size] = np.linalg.matrix_power(step, period - under_way) @ turn[:, :size]
-    return turn
+@dataclass(frozen=True)
+class Spring:
+    """Elastic workers and their center.
+
+    Args:
+        alpha: The moving rate.
+        momentum: Of Nesterov SGD; 0 leaves the velocity out.
+        period: tau.
+        under_way: k.
+        at_once: Number of workers where all exchange at once; `None`: they exchange one by one.
+    """
+
+    alpha: float
+    momentum: float
+    period: int
+    under_way: int
+    at_once: int | None
+
+    def turn(self, e: np.ndarray) -> np.ndarray:
+        """For each e, one worker (or the mean of all at once) and, last, the center: from exchange to exchange.
+
+        What long periods blow up is not finite.
+        """
+        step = _step(e, self.momentum)
+        size = step.shape[-1]
+        turn = np.zeros((len(e), size + 1, size + 1))
+        turn[:, size, 0] = self.alpha * (self.at_once or 1)
+        turn[:, size, size] = 1 - turn[:, size, 0]
+        with np.errstate(over="ignore", invalid="ignore"):
+            turn[:, :size, :size] = np.linalg.matrix_power(step, self.under_way)
+            turn[:, 0, 0] -= self.alpha
+            turn[:, 0, size] = self.alpha
+            turn[:, :size] = np.linalg.matrix_power(step, self.period - self.under_way) @ turn[:, :size]
+        return turn
+
+    def radius(self, e: float, num_workers: int) -> float:
+        """Spectral radius of one period of all workers."""
+        turn = self.turn(np.array([e]))
+        if not np.isfinite(turn).all():
+            return math.inf
+        if self.at_once is None:
+            return radius_in_turn(turn[0], num_workers)
+        return float(_radius_at_once(turn, self.at_once)[0])
+
+    def is_stable(self, e: np.ndarray) -> np.ndarray:
+        """For each e, whether that direction decays: in every order, or where all workers exchange at once."""
+        turn = self.turn(e)
+        finite = np.isfinite(turn).all(axis=(-2, -1))
+        turn[~finite] = 0
+        growth = _norm(turn, e) if self.at_once is None else _radius_at_once(turn, self.at_once)
+        return finite & (growth <= 1 + _ROUNDING)
+
+    def is_stable_up_to(self, e: float) -> bool:
+        """Whether e and all flatter directions are stable."""
+        return e < 2 and bool(self.is_stable(np.append(_GRID[e > _GRID], e)).all())
+
+    def border(self) -> float:
+        """Smallest e that is not stable."""
+        bad = np.flatnonzero(~self.is_stable(_GRID))
+        if not bad.size:
+            return 2.0
+        if bad[0] == 0:
+            return 0.0
+        low, high = _GRID[bad[0] - 1 : bad[0] + 1].tolist()
+        return last(lambda e: bool(self.is_stable(np.array([e]))[0]), low, high)
 
 
-def elastic_border(alpha: float, momentum: float, period: int, under_way: int, at_once: int | None) -> float:
-    """Smallest e that is not stable."""
-
-    def growth(e: np.ndarray) -> np.ndarray:
-        turn = turn_of(e, alpha, momentum, period, under_way, at_once)
-        return _norm(turn, e) if at_once is None else radius_at_once(turn, at_once)
-
-    bad = np.flatnonzero(growth(_GRID) > 1 + _ROUNDING)
-    if not bad.size:
-        return 2.0
-    if bad[0] == 0:
-        return 0.0
-    low, high = _GRID[bad[0] - 1 : bad[0] + 1].tolist()
-    return last(lambda e: bool(growth(np.array([e]))[0] <= 1 + _ROUNDING), low, high)
+def _step(e: np.ndarray, momentum: float) -> np.ndarray:
+    """N, of x alone, or of x and its velocity."""
+    if not momentum:
+        return (1 - e)[:, None, None]
+    ahead = momentum * (1 - e)
+    return np.stack([np.stack([1 - e, ahead], -1), np.stack([-e, ahead], -1)], -2)
 
 
-def radius_at_once(turn: np.ndarray, num_workers: int) -> np.ndarray:
+def _radius_at_once(turn: np.ndarray, num_workers: int) -> np.ndarray:
     """Of the workers' mean with the center, and, where there are several, of their differences, which it never sees."""
     radius = np.abs(np.linalg.eigvals(turn)).max(axis=-1)
     if num_workers == 1:
@@ -91,6 +132,8 @@ def radius_in_turn(turn: np.ndarray, num_workers: int) -> float:
     A turn followed by renaming the workers in a circle has eigenvalues m with, for `[[A, b], [d, c]] = turn`,
     `(m - c) det(m^p - A) = d adj(m^p - A) b`; a round is p of them.
     """
+    if not np.isfinite(turn).all():
+        return math.inf
     A, b, d, c = turn[:-1, :-1], turn[:-1, -1], turn[-1, :-1], turn[-1, -1]
     if len(A) == 1:
         det, adj = np.array([1, -A[0, 0]]), np.array([d[0] * b[0]])

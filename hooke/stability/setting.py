@@ -1,4 +1,4 @@
-"""Which numbers a setting may have."""
+"""Which numbers a setting may have, and how a border is told."""
 
 from __future__ import annotations
 
@@ -26,3 +26,16 @@ def check_elastic(alpha: float, momentum: float, under_way: int, most: int) -> N
             f"stability: steps_under_way must be from 0 to the period, and at most 1 where all exchange at once. Got "
             f"{under_way}, at most {most}. Where an exchange takes longer, the period is longer: give that one."
         )
+
+
+def rounded_down(value: float) -> str:
+    """Three digits, so that what is told as a border is never beyond it.
+
+    Example:
+        >>> rounded_down(0.66666), rounded_down(2.0)
+        ('0.666', '2')
+    """
+    if value <= 0:
+        return "0"
+    unit = 10.0 ** (math.floor(math.log10(value)) - 2)
+    return f"{math.floor(value / unit * (1 + 1e-9)) * unit:.3g}"
