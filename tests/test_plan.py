@@ -269,7 +269,7 @@ def test_a_picture_has_two_panels(tmp_path: Path) -> None:
     figure = advice_on(**SETTING, lr=0.1, curvature=1.0).picture()
     speed, border = figure.axes
     assert speed.get_ylabel() == "speed-up over one worker alone"
-    (mark,) = [line for line in border.lines if line.get_label() == "this setting"]
+    (mark,) = [line for line in border.lines if line.get_label() == "learning rate given"]
     assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (10, 0.1)
 
 

@@ -185,6 +185,9 @@ def test_synchronous_easgd_in_closed_form(p: int, e: float) -> None:
 
 
 def test_one_worker_has_one_border() -> None:
+    alone = {"lr": 0.4, "curvature": 1.0, "num_workers": 1, "period": 1, "momentum": 0.9}
+    assert elastic_stability(**alone) == elastic_stability(**alone, synchronous=True)
+    assert elastic_stability(**alone).border == pytest.approx(0.5205, abs=1e-3)
     assert beta_border(0.7, 1) == moving_rate_border(0.7)
     assert way_border(1) == way_border(1, synchronous=True) == 2
 
@@ -318,6 +321,8 @@ def test_what_overflows_is_not_stable() -> None:
     ):
         made = stability_of(rule, lr=lr, momentum=momentum, synchronous=at_once, **setting)
         assert made.is_stable == (lr < 2 and momentum == 0 and not isinstance(rule, Downpour))
+        if momentum:
+            assert made.border == pytest.approx((2 + 2 * momentum) / (1 + 2 * momentum), rel=1e-3)  # of Nesterov alone
         assert (made.radius == math.inf) == (lr > 2 or momentum > 0)
         assert 0 < made.border <= 2 and made.remedy.startswith("Lower lr below") != made.is_stable
 
@@ -327,6 +332,13 @@ def test_a_steep_direction_does_not_hide_the_others() -> None:
     made = way_stability(lr=1.9, curvature=1.0, num_workers=4, period=2)
     assert made.radius < 1 and not made.is_stable
     assert made.border < 1
+    stiff = {"curvature": 1.0, "num_workers": 2, "period": 1, "steps_under_way": 0, "synchronous": True}
+    spring = elastic_stability(lr=1.0, **stiff, moving_rate=0.9)
+    assert spring.radius < 1 and spring.border == 0
+    assert spring.remedy == "Lower moving_rate below 0.666."  # where e is 0 a period multiplies by 1 - 3 alpha
+    mean = {"lr": 1.9, "curvature": 1.0, "num_workers": 3, "share": 1 / 3}
+    assert way_stability(**mean, period=2).border == 2
+    assert way_stability(**mean, period=1).border == pytest.approx(3 * way_border(3))
 
 
 # What to do -----------------------------------------------------------------------------------------------------

@@ -92,8 +92,8 @@ def _exchange(advice: Advice) -> list[str]:
     star = advice.star
     sent = spell(star.bytes_each_way, "B")
     codecs = [advice.exchange(width) for width in WIDTHS if not advice.exchange(width)["sent_today"]]
-    would = ", ".join(
-        f"{spell_seconds(one['seconds'])} and {_steps(one['hiding_period'])} by {one['values']}" for one in codecs
+    would = "; ".join(
+        f"{one['values']} {spell_seconds(one['seconds'])}, period {_steps(one['hiding_period'])}" for one in codecs
     )
     hidden, real = star.hiding_period(advice.workers), star.real_period(advice.workers, overlap=True)
     longer = "" if real == star.period else f"; at period {star.period} the real one would be {_steps(real)}"
@@ -101,7 +101,7 @@ def _exchange(advice: Advice) -> list[str]:
         f"One exchange: {sent} up, {sent} down, {spell_seconds(star.exchange_seconds)}. "
         f"A step: {spell_seconds(star.step_seconds)}.",
         f"With overlap it is hidden from period {_steps(hidden)} on{longer}.",
-        f"Fewer bits a value, which hooke does not send yet, would make that {would}.",
+        f"Fewer bits a value, which hooke does not send yet, would make that: {would}.",
         f"Without overlap {star.saturated_from} workers fill the center's link: more would bring nothing.",
     ]
 
@@ -117,25 +117,32 @@ def picture(advice: Advice) -> Figure:
     speed, border = figure.subplots(1, 2)
     rows = advice.rows()
     workers = [row.workers for row in rows]
-    speed.plot(workers, workers, ":", color=_GRAY, label="one for each worker")
-    speed.plot(workers, [row.overlap_speed_up for row in rows], color=_ORANGE, alpha=0.6, label="with overlap")
+    speed.plot(workers, [row.overlap_speed_up for row in rows], color=_ORANGE, label="with overlap")
     speed.plot(workers, [row.speed_up for row in rows], "o-", color=_BLUE, markersize=3, label="waiting for exchanges")
-    speed.axvline(advice.star.saturated_from, color=_GRAY, linewidth=0.8)
-    speed.axvline(advice.workers, color=_BLUE, linewidth=0.8, linestyle="--")
-    _label(speed, "workers", "speed-up over one worker alone")
+    speed.axvline(advice.star.saturated_from, color=_GRAY, linewidth=0.8, label="the center's link is full")
+    _label(speed, "workers", "speed-up over one worker alone", advice.workers)
+    speed.set_yscale("log", base=2)
     periods = sorted({2**power for power in range(11)} | {advice.star.period})
     borders = [advice.stability(period=period).border for period in periods]
-    border.plot(periods, borders, "o-", color=_BLUE, markersize=3, label=f"{METHODS[advice.method]}: stable below")
-    border.axvline(advice.star.period, color=_BLUE, linewidth=0.8, linestyle="--")
+    border.plot(periods, borders, "o-", color=_BLUE, markersize=3)
+    border.fill_between(
+        periods, borders, color=_BLUE, alpha=0.12, linewidth=0, label=f"{METHODS[advice.method]} is stable"
+    )
     if advice.lr is not None and advice.curvature is not None:
-        border.plot(advice.star.period, advice.lr * advice.curvature, "X", color=_ORANGE, label="this setting")
-    _label(border, "communication period", "learning rate * curvature")
+        border.plot(advice.star.period, advice.lr * advice.curvature, "X", color=_ORANGE, label="learning rate given")
+    if advice.is_elastic:
+        border.set_ylim(bottom=0)
+    else:
+        border.set_yscale("log")
+    _label(border, "communication period", "learning rate * curvature", advice.star.period)
+    for axis in (speed.xaxis, speed.yaxis, border.xaxis):
+        axis.set_major_formatter("{x:g}")
     return figure
 
 
-def _label(axes: Any, x: str, y: str) -> None:
+def _label(axes: Any, x: str, y: str, given: int) -> None:
+    axes.axvline(given, color=_BLUE, linewidth=0.8, linestyle="--", label="as given")
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.legend(fontsize=7, frameon=False)
