@@ -7,6 +7,7 @@ that starts from the k-th unit vector.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import hooke
-from hooke.rule import EASGD, Downpour, Rule
+from hooke.rule import EASGD, Downpour, LocalSGD, Rule
 from hooke.stability import beta_border, moving_rate_border, stability_of
 
 ETAS = [0.01, 0.1, 0.5, 1.0, 1.5, 1.9, 2.0]
@@ -204,3 +205,14 @@ def test_synchronous_easgd_contracts_at_every_period(tau: int) -> None:
             center = center + sum(pulls)
         workers = [x - eta_h * x - pull for x, pull in zip(workers, pulls, strict=True)]
     assert abs(float(center)) < 0.1
+
+
+@pytest.mark.parametrize("rule", [EASGD(), EASGD(moving_rate=0.9), EASGD(order="gauss-seidel"), Downpour(), LocalSGD()])
+def test_what_is_called_stable_is_so_with_workers_and_a_center(rule: Rule) -> None:
+    called = []
+    for p, tau, eta_h in itertools.product((1, 3), (1, 16), (0.05, 0.5, 0.95, 1.4, 2.1)):
+        said = stability_of(rule, lr=0.1, curvature=eta_h / 0.1, num_workers=p, communication_period=tau)
+        if said.is_stable:
+            assert center_after(rule, tau, max(10, 100 // tau), p=p, eta_h=eta_h) < 1
+        called.append(said.is_stable)
+    assert 1 < sum(called) < len(called)
