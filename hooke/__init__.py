@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from hooke.run import Run as Run
     from hooke.spec import CenterSpec as CenterSpec
     from hooke.spec import Refused as Refused
+    from hooke.stability import Stability as Stability
+    from hooke.stability import stability_of as stability_of
     from hooke.worker import Worker as Worker
 
 _HOME = {
@@ -43,6 +45,9 @@ _HOME = {
     "AsyncDiLoCo": "outer",
     "MDownpour": "outer",
     "Averaged": "averaged",
+    # whether it is stable
+    "Stability": "stability",
+    "stability_of": "stability",
     # where the center lives
     "Center": "center",
     "CenterSpec": "spec",

@@ -173,6 +173,70 @@ def audit(
     raise typer.Exit(1 if made.findings else 0)
 
 
+@app.command(short_help="Say before a run: stable or not, seconds and bytes, speed-up.", no_args_is_help=True)
+def plan(
+    parameters: Annotated[str, typer.Option(metavar="N", help="Of the model, e.g. 857336, 25M or 1.2B.")],
+    workers: Annotated[int, typer.Option(metavar="P", help="Each on a processor of its own.")],
+    step_seconds: Annotated[float, typer.Option(metavar="S", help="Of one optimizer step of one worker.")],
+    bandwidth: Annotated[
+        str, typer.Option(metavar="B", help="Bit/s each way, of the center's link and each worker's, e.g. 100M or 1G.")
+    ],
+    latency: Annotated[float, typer.Option(metavar="S", help="Seconds one way.")] = 0.0,
+    period: Annotated[int, typer.Option(metavar="T", help="Steps between two exchanges of a worker.")] = 10,
+    method: Annotated[str, typer.Option(metavar="NAME", help="easgd, eamsgd, downpour or local-sgd.")] = "easgd",
+    lr: Annotated[float | None, typer.Option(metavar="ETA", help="Learning rate.")] = None,
+    curvature: Annotated[
+        float | None, typer.Option(metavar="H", help="Largest eigenvalue of the loss's Hessian.")
+    ] = None,
+    momentum: Annotated[
+        float | None, typer.Option(metavar="D", show_default="0.9", help="Of Nesterov SGD, for eamsgd.")
+    ] = None,
+    beta: Annotated[
+        float | None, typer.Option(metavar="B", show_default="0.9", help="Workers times moving rate, if elastic.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(metavar="N", help="Examples a step; without it steps are counted.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also draw speed-up and border, e.g. plan.png.")
+    ] = None,
+) -> None:
+    """Say what a run would bring: whether it is stable, what an exchange costs, how much faster more workers are.
+
+    Example: hooke plan --parameters 25M --workers 8 --step-seconds 0.1 --bandwidth 1G --lr 0.1 --curvature 10
+
+    Stability holds for a center where workers exchange one by one, on a quadratic bowl, without gradient noise.
+
+    Exit code: 0 if it is stable or not judged, 1 if it is not stable, 2 if the numbers can't be used.
+    """
+    import json
+
+    from hooke.plan import PlanError, advice_on, parse_bandwidth, parse_count
+
+    try:
+        made = advice_on(
+            parameters=parse_count(parameters),
+            workers=workers,
+            step_seconds=step_seconds,
+            bandwidth=parse_bandwidth(bandwidth),
+            latency=latency,
+            period=period,
+            method=method,
+            lr=lr,
+            curvature=curvature,
+            momentum=momentum,
+            beta=beta,
+            batch=batch,
+        )
+        if picture is not None:
+            made.picture().savefig(picture, dpi=150)
+    except (PlanError, ImportError, ValueError, OSError) as error:
+        _refuse("hooke plan", error)
+    typer.echo(json.dumps(made.to_dict(), indent=2) if as_json else made)
+    raise typer.Exit(1 if made.is_stable is False else 0)
+
+
 def _refuse(command: str, error: Exception) -> NoReturn:
     """Say what is wrong in one sentence, without a traceback."""
     typer.echo(f"{command}: {error}", err=True)

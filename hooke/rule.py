@@ -292,7 +292,8 @@ class Downpour(FromCenter):
 
         delta = x - start      c' = c + delta      x' = c'      start' = c'
 
-    Stable only while `num_workers * (1 - (1 - lr * curvature) ** communication_period) < 2` (synchronous workers).
+    Stable only while `num_workers * (1 - (1 - lr * curvature) ** communication_period)` is below 2 where all workers
+    exchange at once, below about pi / 2 where they take turns; `hooke.stability_of` says exactly.
 
     Example:
         >>> import torch

@@ -24,7 +24,8 @@ def hooke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_help_names_the_commands(hooke) -> None:
     said = hooke("--help")
     assert said.exit_code == 0
-    assert "run " in said.output and "report " in said.output and "..." not in said.output.split("Commands:")[1]
+    assert all(f"\n  {name} " in said.output for name in ("run", "report", "audit", "plan"))
+    assert "..." not in said.output.split("Commands:")[1]
 
 
 def test_help_of_run_names_every_option(hooke) -> None:

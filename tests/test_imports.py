@@ -39,14 +39,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "nn": set(),
     # papers
     "claim": set(),
+    # before a run
+    "stability": {"rule"},
+    "plan": {"stability"},
     # the command
     "launch": {"center", "checkpoint", "record", "report", "run"},
     "report": {"claim", "record", "run"},
-    "cli": {"launch", "nn", "report"},
+    "cli": {"launch", "nn", "plan", "report"},
 }
 """Every module at the top level, and the others that it may import. Whoever adds one, or an arrow, writes it here."""
 
-WITHOUT_TORCH = ["record", "run", "report", "cli", "launch", "claim"]
+WITHOUT_TORCH = ["record", "run", "report", "cli", "launch", "claim", "stability", "plan"]
 PUBLIC_MODULES = {
     "hooke.claim",
     "hooke.launch.evidence",
@@ -55,6 +58,8 @@ PUBLIC_MODULES = {
     "hooke.run",
     "hooke.report",
     "hooke.checkpoint",
+    "hooke.stability",
+    "hooke.plan",
     "hooke.cli",
 }
 

@@ -1,11 +1,13 @@
 """Theory as oracle: on f(x) = h x^2 / 2 one round of exchanges is a linear map, stable exactly where the papers say.
 
-The map is read off by starting from unit vectors: rules are elementwise, so entry k of every flat vector is the
-trajectory that starts from the k-th unit vector. `facts/easgd.md` 1.8 has the bounds.
+The borders are those of `hooke.stability`; here the rules themselves, then workers and a center, must keep to them. The
+map is read off by starting from unit vectors: rules are elementwise, so entry k of every flat vector is the trajectory
+that starts from the k-th unit vector.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -15,19 +17,10 @@ import torch
 from torch import Tensor, nn
 
 import hooke
-from hooke.rule import EASGD, Downpour, Rule
+from hooke.rule import EASGD, Downpour, LocalSGD, Rule
+from hooke.stability import beta_border, moving_rate_border, stability_of
 
 ETAS = [0.01, 0.1, 0.5, 1.0, 1.5, 1.9, 2.0]
-
-
-def round_robin_border(eta: float) -> float:
-    """arXiv 1412.6651, section 4: the largest stable alpha."""
-    return (4 - 2 * eta) / (4 - eta)
-
-
-def synchronous_border(eta_h: float, p: int) -> float:
-    """The largest stable beta = p alpha where all workers exchange at once."""
-    return (4 - 2 * eta_h) / (2 + 2 / p - eta_h)
 
 
 def spectral_radius(state: list[Tensor]) -> float:
@@ -62,7 +55,7 @@ def pure_synchronous(p: int, eta_h: float, beta: float) -> float:
 @pytest.mark.parametrize("p", [1, 3, 5])
 @pytest.mark.parametrize("eta", ETAS)
 def test_round_robin_easgd_is_stable_exactly_up_to_the_border(eta: float, p: int) -> None:
-    border = round_robin_border(eta)
+    border = moving_rate_border(eta)
     for share in (0.01, 0.5, 0.9, 1 - 1e-6):
         if share * border > 0:
             assert pure_round_robin(p, eta, share * border) < 1
@@ -77,7 +70,7 @@ def test_round_robin_easgd_is_stable_exactly_up_to_the_border(eta: float, p: int
 @pytest.mark.parametrize("eta", ETAS[1:-1])
 def test_inside_the_border_any_number_of_workers_is_stable(eta: float, p: int) -> None:
     """An even number of reflections at the border is a rotation: the border itself may lie a little further out."""
-    border = round_robin_border(eta)
+    border = moving_rate_border(eta)
     assert all(pure_round_robin(p, eta, share * border) < 1 for share in (0.01, 0.5, 0.9, 1.0))
     assert pure_round_robin(p, eta, 1.0) > 1
 
@@ -90,10 +83,10 @@ def test_no_moving_rate_saves_a_learning_rate_beyond_2(p: int) -> None:
 @pytest.mark.parametrize("p", [1, 2, 4, 16])
 @pytest.mark.parametrize("eta_h", ETAS[:-1])
 def test_synchronous_easgd_is_stable_exactly_up_to_the_border(eta_h: float, p: int) -> None:
-    border = min(synchronous_border(eta_h, p), 2.0)
+    border = min(beta_border(eta_h, p), 2.0)
     assert all(pure_synchronous(p, eta_h, share * border) < 1 for share in (0.01, 0.5, 0.9, 1 - 1e-6))
-    for beyond in (synchronous_border(eta_h, p) * (1 + 1e-6), 2.0):
-        if synchronous_border(eta_h, p) < beyond <= p:  # alpha is at most 1
+    for beyond in (beta_border(eta_h, p) * (1 + 1e-6), 2.0):
+        if beta_border(eta_h, p) < beyond <= p:  # alpha is at most 1
             assert pure_synchronous(p, eta_h, beyond) > 1
 
 
@@ -151,7 +144,7 @@ def radius_through_workers(p: int, eta: float, alpha: float) -> float:
 @pytest.mark.parametrize("p", [1, 3])
 @pytest.mark.parametrize("eta", [0.1, 0.5, 1.0, 1.5, 1.9])
 def test_the_border_holds_through_workers_and_a_center(eta: float, p: int) -> None:
-    border = round_robin_border(eta)
+    border = moving_rate_border(eta)
     assert radius_through_workers(p, eta, 0.99 * border) < 1 - 1e-5
     assert radius_through_workers(p, eta, border) == pytest.approx(1, abs=1e-5)
     assert radius_through_workers(p, eta, min(1.0, 1.02 * border)) > 1 + 1e-5
@@ -177,12 +170,17 @@ def test_easgd_contracts_where_downpour_diverges(tau: int) -> None:
     assert center_after(EASGD(beta=0.9), tau, exchanges) < 0.1
     downpour = center_after(Downpour(), tau, exchanges)
     assert downpour < 0.1 if tau <= 4 else downpour > 100
+    setting = {"lr": 0.1, "curvature": 0.5, "num_workers": 4, "communication_period": tau}
+    assert stability_of(EASGD(beta=0.9), **setting).is_stable
+    assert stability_of(Downpour(), **setting).is_stable == (tau <= 4)
 
 
 @pytest.mark.parametrize("tau", [1, 4, 16, 64])
 def test_synchronous_downpour_diverges_as_its_factor_says(tau: int) -> None:
     p, eta_h = 4, 0.05
-    factor = 1 - p * (1 - (1 - eta_h) ** tau)
+    said = stability_of(
+        Downpour(), lr=0.1, curvature=eta_h / 0.1, num_workers=p, communication_period=tau, synchronous=True
+    )
     rule, center = Downpour(), torch.ones(1, dtype=torch.float64)
     for _ in range(20):
         states = [rule.init(center) for _ in range(p)]
@@ -191,8 +189,8 @@ def test_synchronous_downpour_diverges_as_its_factor_says(tau: int) -> None:
         center = center + sum(deltas)
         for x, delta, state in zip(ways, deltas, states, strict=True):
             torch.testing.assert_close(x - rule.settle(x, delta, center, state), center)
-    assert float(center) == pytest.approx(factor**20, rel=1e-9)
-    assert (abs(float(center)) < 1) == (tau in (1, 4))
+    assert abs(float(center)) == pytest.approx(said.radius**20, rel=1e-9)
+    assert (abs(float(center)) < 1) == said.is_stable == (tau in (1, 4))
 
 
 @pytest.mark.parametrize("tau", [1, 4, 16, 64])
@@ -207,3 +205,14 @@ def test_synchronous_easgd_contracts_at_every_period(tau: int) -> None:
             center = center + sum(pulls)
         workers = [x - eta_h * x - pull for x, pull in zip(workers, pulls, strict=True)]
     assert abs(float(center)) < 0.1
+
+
+@pytest.mark.parametrize("rule", [EASGD(), EASGD(moving_rate=0.9), EASGD(order="gauss-seidel"), Downpour(), LocalSGD()])
+def test_what_is_called_stable_is_so_with_workers_and_a_center(rule: Rule) -> None:
+    called = []
+    for p, tau, eta_h in itertools.product((1, 3), (1, 16), (0.05, 0.5, 0.95, 1.4, 2.1)):
+        said = stability_of(rule, lr=0.1, curvature=eta_h / 0.1, num_workers=p, communication_period=tau)
+        if said.is_stable:
+            assert center_after(rule, tau, max(10, 100 // tau), p=p, eta_h=eta_h) < 1
+        called.append(said.is_stable)
+    assert 1 < sum(called) < len(called)
