@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # papers
     "claim": set(),
     # before a run
-    "stability": {"rule"},
+    "stability": {"averaged", "outer", "rule"},
     "plan": {"stability"},
     # the command
     "launch": {"center", "checkpoint", "record", "report", "run"},

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hooke.averaged import Averaged
+from hooke.outer import Lookahead
 from hooke.rule import DEFAULT_BETA, EAMSGD, EASGD, Average, Downpour, LocalSGD, Rule
 from hooke.stability import (
     BETA,
@@ -429,7 +431,10 @@ def test_what_is_told_is_never_beyond_the_border() -> None:
             {"rule": Downpour(), "steps_under_way": 1},
             "steps_under_way must be 0 beside Downpour. Got 1. Use an elastic",
         ),
-        ({"rule": Average()}, "stability_of: rule must be EASGD, EAMSGD, Downpour or LocalSGD. Got Average("),
+        (
+            {"rule": Average()},
+            "stability_of: rule must be EASGD, EAMSGD, Downpour, LocalSGD or Lookahead. Got Average(",
+        ),
     ],
 )
 def test_what_can_not_be_judged_is_one_sentence(call: dict, sentence: str) -> None:
@@ -444,3 +449,16 @@ def test_a_moving_rate_of_zero_is_refused() -> None:
         ValueError, match=r"^stability: moving_rate must be in \(0, 1\]\. Got 0\.0\. Use e\.g\. 0\.9 / "
     ):
         elastic_stability(lr=0.1, curvature=1.0, num_workers=2, moving_rate=0.0)
+
+
+def test_an_average_of_the_center_changes_no_stability() -> None:
+    setting = {"lr": 0.05, "curvature": 1.0, "num_workers": 4, "communication_period": 16}
+    for rule in (EASGD(), Downpour()):
+        assert stability_of(Averaged(rule), **setting) == stability_of(rule, **setting)
+
+
+def test_lookahead_is_local_sgd_with_a_share_of_the_way() -> None:
+    setting = {"lr": 1.7, "curvature": 1.0, "num_workers": 1, "communication_period": 1}
+    assert stability_of(Lookahead(alpha=1.0), **setting) == stability_of(LocalSGD(), **setting)
+    factor = 1 - 0.5 * 1.7  # one step, then half of the way
+    assert stability_of(Lookahead(alpha=0.5), **setting).radius == pytest.approx(abs(factor))

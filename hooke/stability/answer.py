@@ -63,7 +63,8 @@ def stability_of(
     """Whether `rule` around SGD is stable, and what would make it so.
 
     Args:
-        rule: `hooke.EASGD`, `hooke.EAMSGD`, `hooke.Downpour` or `hooke.LocalSGD`.
+        rule: `hooke.EASGD`, `hooke.EAMSGD`, `hooke.Downpour`, `hooke.LocalSGD` or `hooke.Lookahead`; a running average
+            around it (`hooke.Averaged`) changes nothing.
         lr: Learning rate of the workers' SGD.
         curvature: Largest eigenvalue of the loss's Hessian.
         num_workers: p.
@@ -84,8 +85,11 @@ def stability_of(
         >>> stability_of(Downpour(), **setting).remedy
         'Lower lr below 0.0361, or communication_period to 11 or less, or use EASGD, which is stable here.'
     """
+    from hooke.averaged import Averaged
+    from hooke.outer import Lookahead
     from hooke.rule import EAMSGD, EASGD, Downpour, LocalSGD
 
+    rule = rule.rule if isinstance(rule, Averaged) else rule
     setting = {"lr": lr, "curvature": curvature, "num_workers": num_workers, "period": communication_period}
     if momentum and type(rule) is not EAMSGD:
         raise ValueError(
@@ -101,9 +105,10 @@ def stability_of(
             synchronous=synchronous,
             steps_under_way=order if steps_under_way is None else steps_under_way,
         )
-    if type(rule) not in (Downpour, LocalSGD):
+    if type(rule) not in (Downpour, LocalSGD, Lookahead):
         raise ValueError(
-            f"stability_of: rule must be EASGD, EAMSGD, Downpour or LocalSGD. Got {rule!r}. Judge it by a short run."
+            f"stability_of: rule must be EASGD, EAMSGD, Downpour, LocalSGD or Lookahead. Got {rule!r}. "
+            "Judge it by a short run."
         )
     if steps_under_way:
         raise ValueError(
@@ -111,6 +116,7 @@ def stability_of(
             "Use an elastic rule where exchanges overlap."
         )
     share = 1.0 if isinstance(rule, Downpour) else 1 / (getattr(rule, "num_workers", None) or num_workers)
+    share *= rule.alpha if isinstance(rule, Lookahead) else 1.0
     return way_stability(**setting, share=share, synchronous=synchronous)
 
 
