@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
 from hooke.claim import Table
+from papers.snn.claims import CLAIMS
 from papers.snn.depth_verdict import best, end
 from papers.snn.rank import METHODS
 from papers.snn.uci_verdict import small_ranking, uci_ranking
@@ -55,4 +56,10 @@ def _errors(table: Table, source: str, method: str, layers: int) -> str:
     return f"{100 * fmean(map(end, curves)):.1f} / {100 * fmean(tests):.1f}"
 
 
-TABLES: Mapping[str, Callable[[Table], str]] = {"ranks": ranks, "small": small, "depth": depth}
+def verdicts(table: Table) -> str:
+    """Every claim with its verdict."""
+    rows = [[claim.sentence, claim.where, claim.judge(table).word] for claim in CLAIMS]
+    return markdown(["the paper says", "where", "verdict"], rows)
+
+
+TABLES: Mapping[str, Callable[[Table], str]] = {"verdicts": verdicts, "ranks": ranks, "small": small, "depth": depth}
