@@ -152,7 +152,7 @@ SMOKE: dict[str, Any] = {
     "depth": FULL["depth"]
     | {
         "sources": {"mnist": 20, "cifar10": 20},
-        "depths": [3],
+        "depths": [3, 32],
         "width": 16,
         "rates": [0.05],
         "seeds": [0, 1],

@@ -90,17 +90,21 @@ def _jump(curve: Sequence[float]) -> float:
 
 
 def deepest_best(table: Table) -> Verdict:
-    """Every seed of the SNN below every seed of every other method at 32 layers, on every data set."""
-    parts, wins, depth, seeds = [], [], 0, 0
+    """Every seed of the SNN below every seed of every other method at 32 layers, on every data set that is whole."""
+    depth = max(DEPTHS)
+    parts, wins, seeds, left_out = [], [], 0, []
     for source in dict.fromkeys(table.where(study="depth").column("source")):
-        depth = max(depths(table, METHODS, source=source))
-        found = {method: ends(table, source, method, depth) for method in METHODS}
+        try:
+            found = {method: ends(table, source, method, depth) for method in METHODS}
+        except Missing:
+            left_out.append(source)
+            continue
         order = sorted(found, key=lambda method: fmean(found[method]))
-        others = min(min(values) for method, values in found.items() if method != "SNN")
-        wins.append(max(found["SNN"]) < others)
+        wins.append(max(found["SNN"]) < min(min(found[method]) for method in METHODS if method != "SNN"))
         seeds = len(found["SNN"])
-        named = ", ".join(f"{method} {100 * fmean(found[method]):.1f}" for method in order)
-        parts.append(f"{source}, {depth} layers: {named} %")
-    word = verdict_word(all(wins)) if depth >= max(DEPTHS) else NOT_JUDGED
-    note = "Training error at the end, each method at its best rate of the grid."
-    return Verdict(word, "; ".join(parts), seeds=seeds, note=note)
+        parts.append(f"{source}: " + ", ".join(f"{method} {100 * fmean(found[method]):.1f}" for method in order) + " %")
+    if not wins:
+        raise Missing(f"No data set on which every method has run at {depth} layers is in the record.")
+    note = f"Training error at the end of {depth} layers, each method at its best rate of the grid."
+    note += f" Not all methods have run on {', '.join(left_out)}." * bool(left_out)
+    return Verdict(verdict_word(all(wins)), "; ".join(parts), seeds=seeds, note=note)

@@ -52,6 +52,8 @@ def depth(table: Table) -> str:
 
 
 def _errors(table: Table, source: str, method: str, layers: int) -> str:
+    if not table.where(study="depth", source=source, method=method, depth=layers):
+        return "not run"
     _, curves, tests = best(table, source, method, layers)
     return f"{100 * fmean(map(end, curves)):.1f} / {100 * fmean(tests):.1f}"
 
