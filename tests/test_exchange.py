@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -261,14 +263,21 @@ def setting(request: pytest.FixtureRequest, watched: Watched) -> Iterator[Settin
 
 
 @pytest.mark.parametrize("kind", [AtOnce, Overlapped])
-def test_the_distance_is_measured_where_it_is_wanted_and_not_too_often(watched: Watched, kind: type[Exchange]) -> None:
+def test_the_distance_is_measured_where_it_is_wanted_and_not_too_often(
+    watched: Watched, kind: type[Exchange], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every look at the clock takes a second, so one measurement does, and the next comes a hundred seconds later."""
+    seconds = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: float(next(seconds)), perf_counter=time.perf_counter)
+    monkeypatch.setattr("hooke.exchange.time", clock)
     setting = Setting(watched, kind, measures_distance=True)
-    for _ in range(2):
+    for _ in range(150):
         setting.begin()
         setting.exchange.finish()
-    first, second = setting.outcomes
-    assert first.center_distance == pytest.approx(setting.flat.vector.numel() ** 0.5)
-    assert second.center_distance is None, "measured again before a hundred times its seconds have passed"
+    first, second, *later = [outcome.center_distance for outcome in setting.outcomes]
+    assert first == pytest.approx(setting.flat.vector.numel() ** 0.5)
+    assert second is None, "measured again before a hundred times its seconds have passed"
+    assert 0 < sum(distance is not None for distance in later) < 3
 
 
 def test_the_distance_is_not_measured_where_nobody_wants_it(setting: Setting) -> None:
