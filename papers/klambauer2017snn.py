@@ -161,7 +161,7 @@ SMOKE: dict[str, Any] = {
     | {"stand_in": "digits"},
     "htru2": FULL["htru2"] | {"source": "toy", "width": 8, "depths": [2], "rates": [0.1], "steps": 10, "folds": 3},
     "tox21": FULL["tox21"]
-    | {"source": "toy", "depths": [2, 3], "bits": 32, "width": 8, "rates": [0.1], "steps": 10, "seeds": [0, 1]},
+    | {"source": "toy", "depths": [2, 3], "bits": 32, "width": 16, "rates": [0.5], "steps": 80, "seeds": [0, 1]},
     "dissent": FULL["dissent"]
     | {"source": "toy", "words": 60, "vector": 8, "hidden": 8, "count": 200, "steps": 10, "every": 5, "seeds": [0, 1]},
 }
