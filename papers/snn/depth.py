@@ -62,8 +62,9 @@ def trial(
     curve = train(
         stack, Data(x, y, [rows] * len(pairs)), lr, steps=steps, batch=batch, seed=0, every=every, evaluate=errors
     )
+    held_out = torch.from_numpy(np.random.default_rng(1).permutation(len(test_x))[:check])
     with torch.no_grad():
-        tests = errors(stack, test_x[:check], test_y[:check]).tolist()
+        tests = errors(stack, test_x[held_out], test_y[held_out]).tolist()
     return {"steps_seen": curve.steps, "rates_result": _by_rate(curve, tests, rates, len(seeds))}
 
 

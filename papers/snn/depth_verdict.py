@@ -15,15 +15,15 @@ DEPTHS = (8, 16, 32)
 """Layers in the paper's figure."""
 
 
-def best(table: Table, source: str, method: str, depth: int) -> tuple[str, list[list[float]], list[float]]:
-    """Of the rate with the lowest training error at the end: the rate, the seeds' curves, the seeds' test errors.
+def best(table: Table, source: str, method: str, depth: int) -> tuple[str, list[list[float]]]:
+    """Of the rate with the lowest training error at the end: the rate, and the curve of every seed.
 
     Raises:
         Missing: The trial is not in the record.
     """
     rates = table.where(study="depth", source=source, method=method, depth=depth).one("rates_result")
     rate = min(rates, key=lambda rate: fmean(map(end, rates[rate]["train_error"])))
-    return rate, rates[rate]["train_error"], rates[rate]["test_error"]
+    return rate, rates[rate]["train_error"]
 
 
 def end(curve: Sequence[float]) -> float:
@@ -57,7 +57,7 @@ def lower_than_batch_norm(source: str) -> Callable[[Table], Verdict]:
         parts, wins, ours = [], [], []
         found = depths(table, ("SNN", "BatchNorm"), source=source)
         for depth in found:
-            (rate, snn, _), (other, norm, _) = (best(table, source, method, depth) for method in ("SNN", "BatchNorm"))
+            (rate, snn), (other, norm) = (best(table, source, method, depth) for method in ("SNN", "BatchNorm"))
             ours, theirs = list(map(end, snn)), list(map(end, norm))
             a, b = 100 * fmean(ours), 100 * fmean(theirs)
             parts.append(f"{depth} layers: {a:.1f} (rate {rate}) against {b:.1f} % (rate {other})")

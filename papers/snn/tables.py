@@ -44,18 +44,17 @@ def small(table: Table) -> str:
 
 
 def depth(table: Table) -> str:
-    """Training and test error of every method at every depth, each at its best rate."""
+    """Training error of every method at every depth, each at its best rate."""
     places = list(table.where(study="depth").groups("source", "depth"))
     lines = [[method, *(_errors(table, source, method, layers) for source, layers in places)] for method in METHODS]
-    words = "\nError in %: on training images / on test images, mean of three seeds after the same steps.\n"
+    words = "\nError in % on training images, mean of the seeds, after as many steps for each method.\n"
     return markdown(["layers", *(f"{source}, {layers}" for source, layers in places)], lines) + words
 
 
 def _errors(table: Table, source: str, method: str, layers: int) -> str:
     if not table.where(study="depth", source=source, method=method, depth=layers):
         return "not run"
-    _, curves, tests = best(table, source, method, layers)
-    return f"{100 * fmean(map(end, curves)):.1f} / {100 * fmean(tests):.1f}"
+    return f"{100 * fmean(map(end, best(table, source, method, layers)[1])):.1f}"
 
 
 def verdicts(table: Table) -> str:
