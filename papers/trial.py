@@ -180,6 +180,8 @@ def attempt(function: Function, settings: dict[str, Any], beside_others: bool) -
         _check_result(result, settings)
         result = _writable(result)
         json.dumps(result)
+    except FileNotFoundError as error:  # a sentence of `papers.data` that needs no traceback
+        return {"settings": settings, "error": str(error)}
     except Exception as error:
         return {"settings": settings, "error": "".join(traceback.format_exception(error))}
     made = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(time.perf_counter() - started, 3)}

@@ -721,3 +721,15 @@ def test_the_example_that_reads_a_record_runs() -> None:
     (study, method, column) = re.findall(r'where\(study="(\w+)", method="(\w+)"\)\.column\("(\w+)"\)', text)[0]
     table = Table.read(ROOT / path)
     assert all(isinstance(value, float) for value in table.where(study=study, method=method).column(column))
+
+
+def absent(seed: int) -> dict[str, Any]:
+    raise FileNotFoundError(f"data: HTRU_2.csv must exist, says {seed}.")
+
+
+def test_a_trial_whose_data_are_missing_says_so_in_a_sentence(tmp_path: Path, screen: Screen) -> None:
+    trials = Trials(tmp_path / "record.jsonl", console=screen)
+    assert len(trials.study("s", absent, [{"seed": 3}])) == 0
+    assert trials.failed == 1
+    assert "data: HTRU_2.csv must exist, says 3." in screen.text
+    assert "Traceback" not in screen.text
