@@ -8,37 +8,15 @@ each worker's share arrives by itself. The workers' own optimizers stay the user
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Self
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from hooke.rule import FromCenter, State
+from hooke.rule import AroundMean, FromCenter, State
 
 
 @dataclass(frozen=True)
-class _AroundMean(FromCenter):
-    """The center absorbs the mean of the workers' ways: each brings one part in p."""
-
-    num_workers: int | None = field(default=None, kw_only=True)
-
-    def __post_init__(self) -> None:
-        if self.num_workers is not None and self.num_workers < 1:
-            name = type(self).__name__
-            raise ValueError(f"{name}: num_workers must be at least 1. Got {self.num_workers}. Leave it out.")
-
-    def bind(self, num_workers: int) -> Self:
-        """p = num_workers unless it was given."""
-        return self if self.num_workers is not None else replace(self, num_workers=max(1, num_workers))
-
-    @property
-    def _share(self) -> float:
-        assert self.num_workers is not None, "bind(num_workers) comes before an exchange"
-        return 1 / self.num_workers
-
-
-@dataclass(frozen=True)
-class Lookahead(_AroundMean):
+class Lookahead(AroundMean):
     """Lookahead: after k steps the slow weights go a share of the way, and the fast weights begin again from there.
 
         delta = alpha * (x - start) / p      c' = c + sum of deltas      x' = c'
@@ -76,7 +54,7 @@ class Lookahead(_AroundMean):
 
 
 @dataclass(frozen=True)
-class SlowMo(_AroundMean):
+class SlowMo(AroundMean):
     """Slow momentum, and with it block momentum (BMUF): heavy-ball steps along the mean of the workers' ways.
 
         d = sum of (x_i - start_i) / p      b' = slow_momentum * b + d      c' = c + slow_lr * b'      x' = c'
@@ -129,7 +107,7 @@ class SlowMo(_AroundMean):
 
 
 @dataclass(frozen=True)
-class DiLoCo(_AroundMean):
+class DiLoCo(AroundMean):
     """DiLoCo: an outer Nesterov step along the mean of the workers' ways, which inner AdamW steps have gone.
 
         d = sum of (x_i - start_i) / p      b' = outer_momentum * b + d

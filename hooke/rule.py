@@ -8,8 +8,8 @@ that a center may work block by block. Rules know nothing of where the center li
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Float
@@ -315,7 +315,28 @@ class Downpour(FromCenter):
 
 
 @dataclass(frozen=True)
-class LocalSGD(FromCenter):
+class AroundMean(FromCenter):
+    """The center absorbs the mean of the workers' ways: each brings one part in p."""
+
+    num_workers: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.num_workers is not None and self.num_workers < 1:
+            name = type(self).__name__
+            raise ValueError(f"{name}: num_workers must be at least 1. Got {self.num_workers}. Leave it out.")
+
+    def bind(self, num_workers: int) -> Self:
+        """p = num_workers unless it was given."""
+        return self if self.num_workers is not None else replace(self, num_workers=max(1, num_workers))
+
+    @property
+    def _share(self) -> float:
+        assert self.num_workers is not None, "bind(num_workers) comes before an exchange"
+        return 1 / self.num_workers
+
+
+@dataclass(frozen=True)
+class LocalSGD(AroundMean):
     """Local SGD: the center is the mean of the workers, and each goes on from there.
 
         delta = (x - start) / p      c' = c + sum of deltas      x' = c'      start' = c'
@@ -340,19 +361,6 @@ class LocalSGD(FromCenter):
     """
 
     num_workers: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.num_workers is not None and self.num_workers < 1:
-            raise ValueError(f"LocalSGD: num_workers must be at least 1. Got {self.num_workers}. Leave it out.")
-
-    def bind(self, num_workers: int) -> LocalSGD:
-        """p = num_workers unless it was given."""
-        return self if self.num_workers is not None else replace(self, num_workers=max(1, num_workers))
-
-    @property
-    def _share(self) -> float:
-        assert self.num_workers is not None, "bind(num_workers) comes before an exchange"
-        return 1 / self.num_workers
 
 
 @dataclass(frozen=True)
