@@ -242,19 +242,18 @@ def _uci(settings: dict[str, Any], record: Any) -> None:
 
 def _classical(settings: dict[str, Any], record: Any) -> None:
     """Random forest and support vector machine on the tasks of at most `largest` rows."""
+    from papers import data
     from papers.snn import uci as study
 
     cell = {name: value for name, value in settings.items() if name not in ("tasks", "largest")}
-    record.study(
-        "classical",
-        study.classical,
-        lambda: [
-            {"task": task, "method": method, **cell}
-            for task in _tasks(settings)
-            for method in ("RandomForest", "SVM")
-            if len(study.load(task).y) <= settings["largest"]
-        ],
-    )
+
+    def cells() -> list[dict[str, Any]]:
+        tasks = _tasks(settings)
+        rows = data.uci_rows() if settings["tasks"] == "all" else {task: len(study.load(task).y) for task in tasks}
+        small = [task for task in tasks if rows[task] <= settings["largest"]]
+        return [{"task": task, "method": method, **cell} for task in small for method in ("RandomForest", "SVM")]
+
+    record.study("classical", study.classical, cells)
 
 
 def _depth(settings: dict[str, Any], record: Any) -> None:
