@@ -63,4 +63,19 @@ def verdicts(table: Table) -> str:
     return markdown(["the paper says", "where", "verdict"], rows)
 
 
-TABLES: Mapping[str, Callable[[Table], str]] = {"verdicts": verdicts, "ranks": ranks, "small": small, "depth": depth}
+def gradients(table: Table) -> str:
+    """How the gradient's variance grows at the fixed point."""
+    chi = table.where(study="jacobian").one("backward_factor")
+    return (
+        f"At the fixed point the gradient's variance grows by {chi:.4f} a layer: {chi**32:.1f} times in 32 layers, "
+        f"{chi**128:,.0f} times in 128.\n"
+    )
+
+
+TABLES: Mapping[str, Callable[[Table], str]] = {
+    "verdicts": verdicts,
+    "gradients": gradients,
+    "ranks": ranks,
+    "small": small,
+    "depth": depth,
+}
