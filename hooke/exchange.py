@@ -6,7 +6,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import torch
@@ -82,6 +82,14 @@ class Exchange(ABC):
         if self._correction is not None:
             self.flat.subtract_(self._correction)
             self._correction = None
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether an exchange has begun whose correction `after_step` is still to subtract."""
+        return self._correction is not None
+
+    def wait(self) -> None:
+        """Wait until an exchange under way has come back; the next `after_step` subtracts its correction."""
 
     def finish(self) -> None:
         """Wait for an exchange under way, so that nothing is owed."""
@@ -167,6 +175,16 @@ class Overlapped(Exchange):
         """Subtract the correction if it has arrived."""
         if self._under_way is not None and self._under_way.done():
             self._collect(self._under_way)
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether an exchange has begun whose correction `after_step` is still to subtract."""
+        return self._under_way is not None
+
+    def wait(self) -> None:
+        """Wait until the exchange under way has come back, or failed."""
+        if self._under_way is not None:
+            wait([self._under_way])
 
     def finish(self) -> None:
         """Wait for the exchange under way and subtract its correction."""
