@@ -21,7 +21,7 @@ def gradients_(models: Sequence[nn.Module], loss: Loss, batches: Sequence[Any], 
     """
     losses = []
     for model, batch, seed in zip(models, batches, seeds, strict=True):
-        torch.manual_seed(seed)
+        _seed_(model, seed)
         model.zero_grad()
         with torch.enable_grad():
             value = loss(model, batch)
@@ -41,7 +41,7 @@ def stacked_gradients_(
         ValueError: A model that changes its buffers in training, or batches of different shapes.
     """
     _check_stackable(models[0])
-    torch.manual_seed(seeds[0])
+    _seed_(models[0], seeds[0])
     named = [{name: p for name, p in model.named_parameters() if p.requires_grad} for model in models]
     parameters = {name: torch.stack([one[name].detach() for one in named]) for name in named[0]}
     buffers = {
@@ -59,6 +59,14 @@ def stacked_gradients_(
         for name, parameter in one.items():
             parameter.grad = gradients[name][row].clone(memory_format=torch.preserve_format)
     return losses.tolist()
+
+
+def _seed_(model: nn.Module, seed: int) -> None:
+    """Seed what `model` draws from; `torch.manual_seed` is slow where no accelerator has been used."""
+    if next(model.parameters()).device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 class _WithLoss(nn.Module):
