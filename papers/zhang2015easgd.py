@@ -72,11 +72,16 @@ def run(settings: dict[str, Any], record: Any) -> None:
         return
     cell = settings["cell"] | {"step_seconds": clock.one("seconds")}
     searches = {"periods": list(_periods(settings)), "growth": list(_growth(settings))}
+    complete = {}
     for name, setups in searches.items():
-        record.study(name, study.trial, [setup | cell | {"seed": settings["seeds"][0]} for setup in setups])
-        record.study(f"{name}, repeated", study.trial, lambda n=name: _repeated(settings, record, cell, n))
-    record.study("averages", study.trial, lambda: _averages(settings, record, cell))
-    record.study("more workers", study.trial, lambda: _more_workers(settings, record, cell))
+        cells = [setup | cell | {"seed": settings["seeds"][0]} for setup in setups]
+        complete[name] = len(record.study(name, study.trial, cells)) >= len(cells)
+        if complete[name]:  # else a rate that was not tried yet may be better
+            record.study(f"{name}, repeated", study.trial, lambda name=name: _repeated(settings, record, cell, name))
+    if complete["growth"]:
+        record.study("more workers", study.trial, lambda: _more_workers(settings, record, cell))
+    if complete["periods"]:
+        record.study("averages", study.trial, lambda: _averages(settings, record, cell))
 
 
 def _analysis(settings: Mapping[str, Any], record: Any) -> None:

@@ -133,7 +133,7 @@ def trial(
             result["seconds"].append(round(step_seconds * steps * point / points, 4))
             for name, value in tested.items():  # pyright: ignore[reportPossiblyUnboundVariable]
                 result[name].append(value)
-        return {**result, "steps": simulation.steps, "exchanges": simulation.exchanges, "refused": simulation.refused}
+        return {**result, "taken": simulation.steps, "exchanges": simulation.exchanges, "refused": simulation.refused}
 
 
 def _tested(simulation: Simulation, shown: Images) -> dict[str, float]:
