@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # before a run
     "stability": {"averaged", "outer", "rule"},
     "plan": {"stability"},
+    "simulate": {"center", "flat", "record", "rule", "run", "spec", "worker"},
     # the command
     "launch": {"center", "checkpoint", "record", "report", "run"},
     "report": {"claim", "record", "run"},
@@ -60,6 +61,7 @@ PUBLIC_MODULES = {
     "hooke.checkpoint",
     "hooke.stability",
     "hooke.plan",
+    "hooke.simulate",
     "hooke.cli",
 }
 
