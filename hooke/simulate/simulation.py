@@ -25,7 +25,6 @@ from hooke.simulate.member import Member, Scheduler
 from hooke.simulate.pace import Leg
 from hooke.simulate.rows import Exchanged, Rows
 from hooke.simulate.timeline import Event, timeline
-from hooke.spec import Refused
 from hooke.worker import DEFAULT_PERIOD
 
 _ENDLESS = 1 << 60

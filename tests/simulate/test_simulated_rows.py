@@ -73,7 +73,7 @@ def test_rows_of_overlapped_exchanges_come_when_they_are_back(tmp_path: Path) ->
     assert times(back)[0] == (1.5, 2, 1.5)
     assert {row["value"] for row in rows_of(tmp_path, 0, "wait_seconds")} == {0.0}
     missed = rows_of(tmp_path, 0, "missed")
-    assert [(row["t"], row["step"]) for row in missed][0] == (1.0, 1)
+    assert (missed[0]["t"], missed[0]["step"]) == (1.0, 1)
     assert {row["note"] for row in missed} == {"the exchange before is still under way"}
     for worker in range(2):
         steps = [row["step"] for row in read(tmp_path / "workers" / f"{worker}.jsonl")]

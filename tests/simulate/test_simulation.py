@@ -49,20 +49,17 @@ def simulated(rule: Rule, cluster: Cluster, until: float, *, momentum: float = 0
 
 
 class Literal:
-    """Worker by worker and event by event, in float64, with what an exchange takes from x subtracted when it settles."""
+    """Event by event, in float64, with what an exchange takes from x subtracted when it settles."""
 
     def __init__(self, rule: Rule, p: int, momentum: float, batches: Callable[[int, int], Tensor]) -> None:
         self.rule, self.momentum, self.batches = rule, momentum, batches
         self.center = torch.tensor(BEGIN)
         self.memory = rule.init_center(self.center)
+        self.x, self.v, self.state, self.taken, self.owed = {}, {}, {}, {}, {}
         for worker in range(p):
             self.join(worker)
 
-    x: dict[int, Tensor]
-
     def join(self, worker: int) -> None:
-        for name in ("x", "v", "state", "taken", "owed"):
-            self.__dict__.setdefault(name, {})
         self.x[worker] = self.center.clone()
         self.v[worker] = torch.zeros(SIZE, dtype=torch.float64)
         self.state[worker] = self.rule.init(self.center)
