@@ -7,6 +7,7 @@ from typing import Any
 
 from hooke.claim import Source
 from papers.easgd.best import best_rate
+from papers.easgd.claims import CLAIMS
 
 SOURCE = Source(
     title="Deep learning with Elastic Averaging SGD",
@@ -17,7 +18,7 @@ SOURCE = Source(
     "faster and better than under DOWNPOUR.",
 )
 
-claims = ()
+claims = CLAIMS
 
 _RATES = {
     "SGD": [0.1, 0.05, 0.01, 0.005],
@@ -30,7 +31,7 @@ _RATES = {
 """The paper's grids, with a larger rate where the largest was best in a pilot, without some that were far too small."""
 
 FULL: dict[str, Any] = {
-    "analysis": {"sides": 25, "workers": [3, 8], "periods": [1, 4, 16, 64]},
+    "analysis": {"sides": 25, "workers": [3, 8], "periods": [1, 4, 16, 64], "decay": 0.05},
     "clock": {"width": 16, "batch": 32, "source": "cifar10"},
     "periods": [1, 4, 16, 64],
     "workers": 4,
@@ -50,7 +51,7 @@ FULL: dict[str, Any] = {
 }
 
 SMOKE: dict[str, Any] = FULL | {
-    "analysis": {"sides": 5, "workers": [3, 8], "periods": [1, 4, 16, 64]},
+    "analysis": {"sides": 5, "workers": [3, 8], "periods": [1, 4, 16, 64], "decay": 0.05},
     "clock": {"width": 2, "batch": 8, "source": "toy"},
     "growth": {"period": 10, "searched": [4, 8], "repeated": []},
     "rates": {method: rates[:1] for method, rates in _RATES.items()},
@@ -78,14 +79,22 @@ def run(settings: dict[str, Any], record: Any) -> None:
         complete[name] = len(record.study(name, study.trial, cells)) >= len(cells)
         if complete[name]:  # else a rate that was not tried yet may be better
             record.study(f"{name}, repeated", study.trial, lambda name=name: _repeated(settings, record, cell, name))
+        if complete["periods"] and name == "periods":
+            record.study("averages", study.trial, lambda: _averages(settings, record, cell))
     if complete["growth"]:
         record.study("more workers", study.trial, lambda: _more_workers(settings, record, cell))
-    if complete["periods"]:
-        record.study("averages", study.trial, lambda: _averages(settings, record, cell))
 
 
 def _analysis(settings: Mapping[str, Any], record: Any) -> None:
     """The stability of section 4 and of the supplement, on quadratics."""
+    from papers.easgd import analysis as study
+
+    grids = [{"workers": workers, "sides": settings["sides"]} for workers in settings["workers"]]
+    record.study("easgd map", study.easgd_map, grids)
+    record.study("admm map", study.admm_map, grids)
+    record.study("admm example", study.admm_example, [{"workers": workers} for workers in settings["workers"]])
+    cells = [{"workers": 4, "period": period, "decay": settings["decay"]} for period in settings["periods"]]
+    record.study("downpour map", study.downpour_map, cells)
 
 
 def _rates(settings: Mapping[str, Any], method: str, workers: int, period: int) -> Iterator[dict[str, Any]]:
