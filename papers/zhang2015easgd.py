@@ -78,10 +78,10 @@ def run(settings: dict[str, Any], record: Any) -> None:
         complete[name] = len(record.study(name, study.trial, cells)) >= len(cells)
         if complete[name]:  # else a rate that was not tried yet may be better
             record.study(f"{name}, repeated", study.trial, lambda name=name: _repeated(settings, record, cell, name))
+        if complete["periods"] and name == "periods":
+            record.study("averages", study.trial, lambda: _averages(settings, record, cell))
     if complete["growth"]:
         record.study("more workers", study.trial, lambda: _more_workers(settings, record, cell))
-    if complete["periods"]:
-        record.study("averages", study.trial, lambda: _averages(settings, record, cell))
 
 
 def _analysis(settings: Mapping[str, Any], record: Any) -> None:
