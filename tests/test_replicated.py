@@ -282,6 +282,35 @@ def test_another_model_on_one_rank_is_refused_on_every_rank(tmp_path: Path) -> N
     )
 
 
+def join_with_schedule(rank: int, schedules: list[dict[str, Any]]) -> str:
+    model = nn.Linear(2, 3)
+    optimizer = torch.optim.SGD(model.parameters())
+    worker = Worker(model, optimizer, LocalSGD(), center=ReplicatedCenter(), **schedules[rank])
+    try:
+        worker.start()
+    except ValueError as error:
+        return str(error)
+    return "joined"
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"fragments": 2}, "period 10, 2 fragments"),
+        ({"communication_period": {0: 1, 5: 10}}, "period 1 from step 0, 10 from step 5, 1 fragment"),
+    ],
+)
+def test_another_schedule_on_one_rank_is_refused_instead_of_a_hang(other: dict, words: str, tmp_path: Path) -> None:
+    first, second = on_ranks(2, tmp_path, join_with_schedule, [{}, other])
+    assert first.startswith(
+        "ReplicatedCenter: every rank must bring rank 0's model, rule and periods. Got others on 1 "
+    )
+    assert second == (
+        "center: ranks that exchange at once must bring the same communication_period and fragments. Got "
+        f"{words}, rank 0 has period 10, 1 fragment. Use the same on every rank."
+    )
+
+
 def exchange_spoiled(rank: int, spoiled: Tensor, rule: Rule) -> tuple[str, list[float], list[float]]:
     center = ReplicatedCenter()
     center.join(torch.zeros(4), CenterSpec((), 4))
