@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,25 @@ def exchange_often(rank: int, rule: Rule, numel: int, border: int, times: int) -
     assert center.bytes_sent == center.bytes_received == 4 * numel * times
     kept = b"".join(bits(vector) for vector in center.pull_memory().values())
     return bits(center.pull()) + kept, total + values(numel, 0).double(), now + center.pull().double()
+
+
+def exchange_in_parts(rank: int, cuts: list[list[int]]) -> None:
+    for rule in (DiLoCo(mixing=0.3), EASGD(), Averaged(Downpour())):
+        ends = []
+        for borders in cuts:
+            center = joined(40, 27, seed=1, rule=rule)
+            x, state = values(40, 10 + rank), rule.init(center.pull())
+            for start, stop in pairwise(borders):
+                place = {"start": start} if len(borders) > 2 else {}
+                center.exchange_(x[start:stop], rule, tuple(s[start:stop] for s in state), **place)
+            assert center.bytes_sent == 4 * 40
+            ends.append([x, *state, center.pull(), *center.pull_memory().values()])
+        for end in ends[1:]:
+            assert all(torch.equal(ours, theirs) for ours, theirs in zip(ends[0], end, strict=True))
+
+
+def test_fragments_give_what_the_whole_vector_gives_to_the_bit(tmp_path: Path) -> None:
+    on_ranks(2, tmp_path, exchange_in_parts, [[0, 40], [0, 13, 40], [0, 30, 40], [0, 9, 27, 40]])
 
 
 KEEPING = [DiLoCo(), AsyncDiLoCo(), Averaged(EASGD()), Averaged(DiLoCo(), 0.1)]
