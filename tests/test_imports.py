@@ -29,7 +29,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "staging": set(),
     "exchange": {"center", "flat", "rule", "spec", "staging"},
     "journal": {"center", "exchange", "record", "run", "spec"},
-    "worker": {"center", "exchange", "flat", "journal", "resume", "rule", "run", "spec"},
+    "schedule": set(),
+    "worker": {"center", "exchange", "flat", "journal", "resume", "rule", "run", "schedule", "spec"},
     # files and runs
     "checkpoint": set(),
     "record": set(),

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,25 @@ def exchange_often(rank: int, rule: Rule, numel: int, border: int, times: int) -
     return bits(center.pull()) + kept, total + values(numel, 0).double(), now + center.pull().double()
 
 
+def exchange_in_parts(rank: int, cuts: list[list[int]]) -> None:
+    for rule in (DiLoCo(mixing=0.3), EASGD(), Averaged(Downpour())):
+        ends = []
+        for borders in cuts:
+            center = joined(40, 27, seed=1, rule=rule)
+            x, state = values(40, 10 + rank), rule.init(center.pull())
+            for start, stop in pairwise(borders):
+                place = {"start": start} if len(borders) > 2 else {}
+                center.exchange_(x[start:stop], rule, tuple(s[start:stop] for s in state), **place)
+            assert center.bytes_sent == 4 * 40
+            ends.append([x, *state, center.pull(), *center.pull_memory().values()])
+        for end in ends[1:]:
+            assert all(torch.equal(ours, theirs) for ours, theirs in zip(ends[0], end, strict=True))
+
+
+def test_fragments_give_what_the_whole_vector_gives_to_the_bit(tmp_path: Path) -> None:
+    on_ranks(2, tmp_path, exchange_in_parts, [[0, 40], [0, 13, 40], [0, 30, 40], [0, 9, 27, 40]])
+
+
 KEEPING = [DiLoCo(), AsyncDiLoCo(), Averaged(EASGD()), Averaged(DiLoCo(), 0.1)]
 
 
@@ -279,6 +299,35 @@ def test_another_model_on_one_rank_is_refused_on_every_rank(tmp_path: Path) -> N
     assert third == (
         "center: every worker must bring the same model. weight has shape (4, 2), in the center it is (3, 2) (weight). "
         "Build the same model, in the same dtype and memory format, on every worker."
+    )
+
+
+def join_with_schedule(rank: int, schedules: list[dict[str, Any]]) -> str:
+    model = nn.Linear(2, 3)
+    optimizer = torch.optim.SGD(model.parameters())
+    worker = Worker(model, optimizer, LocalSGD(), center=ReplicatedCenter(), **schedules[rank])
+    try:
+        worker.start()
+    except ValueError as error:
+        return str(error)
+    return "joined"
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"fragments": 2}, "period 10, 2 fragments"),
+        ({"communication_period": {0: 1, 5: 10}}, "period 1 from step 0, 10 from step 5, 1 fragment"),
+    ],
+)
+def test_another_schedule_on_one_rank_is_refused_instead_of_a_hang(other: dict, words: str, tmp_path: Path) -> None:
+    first, second = on_ranks(2, tmp_path, join_with_schedule, [{}, other])
+    assert first.startswith(
+        "ReplicatedCenter: every rank must bring rank 0's model, rule and periods. Got others on 1 "
+    )
+    assert second == (
+        "center: ranks that exchange at once must bring the same communication_period and fragments. Got "
+        f"{words}, rank 0 has period 10, 1 fragment. Use the same on every rank."
     )
 
 

@@ -449,10 +449,12 @@ def test_what_is_told_is_never_beyond_the_border() -> None:
             {"rule": Downpour(), "steps_under_way": 1},
             "steps_under_way must be 0 beside Downpour. Got 1. Use an elastic",
         ),
+        ({"rule": LocalSGD(mixing=0.5)}, "stability_of: mixing must be 0. Got 0.5. Judge it by a short run."),
         (
             {"rule": Average()},
             "stability_of: rule must be EASGD, EAMSGD, Downpour, LocalSGD or Lookahead. Got Average(",
         ),
+        ({"rule": LocalSGD(mixing=0.5)}, "stability_of: mixing must be 0. Got 0.5. Judge it by a short run."),
     ],
 )
 def test_what_can_not_be_judged_is_one_sentence(call: dict, sentence: str) -> None:
