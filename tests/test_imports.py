@@ -29,7 +29,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "staging": set(),
     "exchange": {"center", "flat", "rule", "spec", "staging"},
     "journal": {"center", "exchange", "record", "run", "spec"},
-    "worker": {"center", "exchange", "flat", "journal", "resume", "rule", "run", "spec"},
+    "rehearsal": {"checkpoint", "run"},
+    "worker": {"center", "exchange", "flat", "journal", "rehearsal", "resume", "rule", "run", "spec"},
     # files and runs
     "checkpoint": set(),
     "record": set(),
@@ -41,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "claim": set(),
     # before a run
     "stability": {"averaged", "outer", "rule"},
-    "plan": {"stability"},
+    "plan": {"launch", "run", "stability"},
     # the command
     "launch": {"center", "checkpoint", "record", "report", "run"},
     "report": {"claim", "record", "run"},
