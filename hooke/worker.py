@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from hooke import resume
 from hooke.center import Center, LocalCenter
-from hooke.exchange import AtOnce, ByHalves, Exchange, Overlapped
+from hooke.exchange import AtOnce, ByHalves, Exchange, Outcome, Overlapped
 from hooke.flat import FlatParameters
 from hooke.journal import Journal
+from hooke.rehearsal import Rehearsal
 from hooke.rule import EASGD, Rule
 from hooke.run import Run
 from hooke.schedule import Period, Schedule, check_count
@@ -107,6 +108,7 @@ class Worker:
         self.steps = 0
         self.examples = 0
         self._hooks: list[Any] = []
+        self._rehearsal: Rehearsal | None = None
         self._evaluating = False
 
     # The life of a worker ---------------------------------------------------------------------------------------
@@ -127,6 +129,7 @@ class Worker:
             self._flat.set_(told.to(self._flat.vector.device))
             self._journal = Journal(self.run, self.center)
             self._exchange = self._new_exchange(told)
+            self._rehearsal = self._new_rehearsal()
             undo.pop_all()
         self._used = [(0.0, 0.0)] * len(self.optimizer.param_groups)
         self._saved = time.monotonic()
@@ -151,6 +154,8 @@ class Worker:
             hook.remove()
         self._hooks = []
         with ExitStack() as stack:  # whatever fails, the rest is done
+            if self._rehearsal is not None:
+                stack.callback(self._rehearsal.close)
             stack.callback(self._journal.close)
             stack.callback(self._flat.release)
             stack.callback(self.center.leave, finished=finished)
@@ -165,7 +170,7 @@ class Worker:
 
     def _new_exchange(self, told: Tensor) -> Exchange:
         options: dict[str, Any] = {
-            "done": lambda outcome: self._journal.exchanged(outcome, self.steps),
+            "done": self._exchanged,
             "measures_distance": self.run is not None,
         }
         if self._periods is not None:
@@ -174,11 +179,32 @@ class Worker:
         kind = Overlapped if self._overlap else AtOnce
         return kind(self._flat, self.center, self.rule, told, **options)
 
+    def _exchanged(self, outcome: Outcome) -> None:
+        self._journal.exchanged(outcome, self.steps)
+        if self._rehearsal is not None:
+            self._rehearsal.exchanged(outcome.wait_seconds, failed=outcome.failure is not None)
+
+    def _new_rehearsal(self) -> Rehearsal | None:
+        """What `hooke plan SCRIPT` measures; `None` in a run."""
+        if self.run is None or not self.run.rehearses:
+            return None
+        about = {
+            "parameters": self._flat.vector.numel(),
+            "period": max(self._collect_period, self._delivery_period),
+            "by_halves": self._halves,
+            "synchronous": self.center.is_synchronous,
+            "overlap": self._overlap,
+        }
+        known = (self.run, self.optimizer, self._flat.vector.device, self.rule, about)
+        return Rehearsal(*known, exchange=self.exchange, examples=lambda: self.examples)
+
     # Around the optimizer's step --------------------------------------------------------------------------------
 
     @torch.no_grad()
     def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._active("optimizer.step()")
+        if self._rehearsal is not None:
+            self._rehearsal.before_step()
         if self.rule.order == "jacobi":
             self._exchange_if_due(subtract_now=self._step_reads_no_parameters(args[1:], kwargs))
 
@@ -191,6 +217,8 @@ class Worker:
         if self.rule.order == "gauss-seidel":
             self._exchange_if_due(subtract_now=True)
         self.center.beat(self.steps)
+        if self._rehearsal is not None:
+            self._rehearsal.after_step()
 
     def _exchange_if_due(self, *, subtract_now: bool) -> None:
         if isinstance(self._exchange, ByHalves):

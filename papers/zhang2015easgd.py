@@ -173,7 +173,12 @@ def _more_workers(settings: Mapping[str, Any], record: Any, cell: Mapping[str, A
     growth, cells = settings["growth"], []
     for seed in settings["seeds"]:
         for workers in growth["repeated"]:
-            for method, period in (("EAMSGD", growth["period"]), ("EASGD", growth["period"]), ("DOWNPOUR", 1), ("MDOWNPOUR", 1)):
+            for method, period in (
+                ("EAMSGD", growth["period"]),
+                ("EASGD", growth["period"]),
+                ("DOWNPOUR", 1),
+                ("MDOWNPOUR", 1),
+            ):
                 best = _best(record, cell, "growth", method, max(growth["searched"]), period)
                 cells.append(best | {"workers": workers, "seed": seed})
     return cells

@@ -30,7 +30,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "exchange": {"center", "flat", "rule", "spec", "staging"},
     "journal": {"center", "exchange", "record", "run", "spec"},
     "schedule": set(),
-    "worker": {"center", "exchange", "flat", "journal", "resume", "rule", "run", "schedule", "spec"},
+    "rehearsal": {"checkpoint", "run"},
+    "worker": {"center", "exchange", "flat", "journal", "rehearsal", "resume", "rule", "run", "schedule", "spec"},
     # files and runs
     "checkpoint": set(),
     "record": set(),
@@ -42,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "claim": set(),
     # before a run
     "stability": {"averaged", "outer", "rule"},
-    "plan": {"stability"},
+    "plan": {"launch", "run", "stability"},
     "simulate": {"center", "flat", "record", "rule", "run", "spec", "worker"},
     # the command
     "launch": {"center", "checkpoint", "record", "report", "run"},

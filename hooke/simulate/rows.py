@@ -31,16 +31,16 @@ class Rows:
     def __init__(self, path: Path, rule: Rule, cluster: Cluster, options: dict[str, Any], seed: int) -> None:
         self._files = RunDirectory(path)
         if self._files.description.exists():
-            raise ValueError(f"Simulation: rows must be a directory without a run. Got {path}. Use another, or remove it.")
+            raise ValueError(
+                f"Simulation: rows must be a directory without a run. Got {path}. Use another, or remove it."
+            )
         path.mkdir(parents=True, exist_ok=True)
         about = {"simulated": asdict(cluster), "rule": repr(rule), "settings": {**options, "seed": seed}}
         about |= {"workers": cluster.num_workers}
         self._files.description.write_text(json.dumps(about, indent=1, default=str) + "\n", encoding="utf-8")
         self._records: dict[int, Record] = {}
 
-    def exchange(
-        self, event: Event, losses: list[float], examples: int, others: int, sent: int, missed: bool
-    ) -> None:
+    def exchange(self, event: Event, losses: list[float], examples: int, others: int, sent: int, missed: bool) -> None:
         """One exchange of one worker, and its steps since the one before."""
         record, step = self._record(event.worker), event.step
         if losses:

@@ -81,7 +81,9 @@ def rates(table: Table, figure: Any) -> None:
             found = [(row["settings"]["lr"], min(row["result"]["error"])) for row in rows]
             if not found:
                 raise Missing(f"No run of {method} at period {period} is in the record.")
-            axes.semilogx(*zip(*found, strict=True), "o-", ms=3, color=COLORS[method], alpha=shade, label=f"period {period}")
+            axes.semilogx(
+                *zip(*found, strict=True), "o-", ms=3, color=COLORS[method], alpha=shade, label=f"period {period}"
+            )
         axes.set(title=method, xlabel="learning rate")
         axes.legend(fontsize=7, frameon=False)
         axes.grid(alpha=0.25, lw=0.5)
@@ -149,7 +151,11 @@ PICTURES = (
         "Elastic methods exchange every 10 steps, DOWNPOUR at every one. Mean and range of the seeds.",
         growth,
     ),
-    Picture("Seconds to a test error", "Medians of the seeds; a point is missing where most seeds do not get there.", speed_up),
+    Picture(
+        "Seconds to a test error",
+        "Medians of the seeds; a point is missing where most seeds do not get there.",
+        speed_up,
+    ),
     Picture("Every rate that was tried", "Four workers, the first seed.", rates),
     Picture(
         "ADMM and EASGD on a quadratic",

@@ -52,7 +52,9 @@ def _leads(pairs: Sequence[tuple[str, Best, Best]], note: str) -> Verdict:
     return Verdict(_together(words, seeds), ours, "", smallest.interval, seeds, note)
 
 
-_POINTS = "Mean of the seeds' best test errors; in brackets the lead in points. The interval is that of the smallest lead."
+_POINTS = (
+    "Mean of the seeds' best test errors; in brackets the lead in points. The interval is that of the smallest lead."
+)
 
 
 def momentum_first(table: Table) -> Verdict:
@@ -163,7 +165,9 @@ def speed_up_grows(table: Table) -> Verdict:
     alone = best(table, "MSGD", 1, 1)
     runs = [best(table, "EAMSGD", number, GROWTH["EAMSGD"]) for number in _numbers(table, "EAMSGD")]
     levels = levels_of(alone)
-    speed = {level: [median(alone.seconds_to(level)) / median(one.seconds_to(level)) for one in runs] for level in levels}
+    speed = {
+        level: [median(alone.seconds_to(level)) / median(one.seconds_to(level)) for one in runs] for level in levels
+    }
     grows = [all(a < b for a, b in zip([1.0, *row], row, strict=False)) for row in speed.values()]
     ours = "; ".join(f"to {percent(level)} %: " + ", ".join(f"{x:.2f}" for x in row) for level, row in speed.items())
     seeds = min(len(one.curves) for one in [alone, *runs])
@@ -190,7 +194,9 @@ def faster_than_alone(method: str, sequential: str) -> Callable[[Table], Verdict
         interval = (math.exp(estimate.low), math.exp(estimate.high)) if estimate.interval else None
         word = lead_word((estimate.low, estimate.high)) if estimate.n >= NEEDED else NOT_JUDGED
         said = f"{math.exp(estimate.mean):.2f} times as fast to {percent(level)} %"
-        note = f"Virtual seconds of {sequential} over those of {method}; geometric mean. Never counts as e times as slow."
+        note = (
+            f"Virtual seconds of {sequential} over those of {method}; geometric mean. Never counts as e times as slow."
+        )
         return Verdict(word, said, "", interval, estimate.n, note)
 
     return holds
