@@ -190,8 +190,8 @@ class Worker:
             return None
         about = {
             "parameters": self._flat.vector.numel(),
-            "period": max(self._collect_period, self._delivery_period),
-            "by_halves": self._halves,
+            "period": max(self._periods or (period for _, period in self._schedule.phases)),
+            "by_halves": self._periods is not None,
             "synchronous": self.center.is_synchronous,
             "overlap": self._overlap,
         }
