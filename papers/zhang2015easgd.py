@@ -40,6 +40,7 @@ FULL: dict[str, Any] = {
     "growth": {"period": 10, "searched": [4, 8], "repeated": [16]},
     "rates": _RATES,
     "seeds": [0, 1, 2],
+    "real": {"workers": 2, "seconds": 60.0, "points": 12},
     "cell": {
         "width": 16,
         "batch": 32,
@@ -58,6 +59,7 @@ SMOKE: dict[str, Any] = FULL | {
     "growth": {"period": 10, "searched": [4, 8], "repeated": []},
     "rates": {method: rates[:1] for method, rates in _RATES.items()},
     "seeds": [0, 1],
+    "real": {"workers": 2, "seconds": 0.3, "points": 2},
     "cell": FULL["cell"] | {"width": 2, "batch": 4, "steps": 20, "points": 2, "source": "toy"},
 }
 """Sizes that run in seconds and need no file."""
@@ -76,8 +78,10 @@ DEPARTURES = (
     "where the largest was best in a pilot of the sequential methods, and without rates a hundred times too small for "
     "runs this short. Chosen by the best test error of seed 0, as the paper reports best test errors; seeds 1 and 2 "
     "then run at that rate.",
-    "Averages: ASGD and ADOWNPOUR are the averages kept in the runs of SGD and DOWNPOUR, at the rate that is best for the "
-    "center; MVASGD and MVADOWNPOUR have runs of their own at that rate.",
+    "Averages: ASGD and ADOWNPOUR are the averages kept in the runs of SGD and DOWNPOUR, at the rate that is best for "
+    "the center; MVASGD and MVADOWNPOUR have runs of their own at that rate.",
+    "Real seconds: two processes on the two hardware threads of one core, at the rates that were best in the "
+    "simulation (of four workers for EASGD and EAMSGD), 60 seconds a run.",
     "The study of the number of workers searches rates for 4 and 8 workers; 16 take the rates of 8.",
     "MDOWNPOUR's master follows the look-ahead form that equals Nesterov's method for one worker; the paper's own line "
     "was not at hand.",
@@ -88,6 +92,7 @@ DEPARTURES = (
 def run(settings: dict[str, Any], record: Any) -> None:
     """Run every trial that the record does not hold."""
     _analysis(settings["analysis"], record)
+    from papers.easgd import real
     from papers.easgd import training as study
 
     clock = record.study("clock", study.clock, [settings["clock"]])
@@ -104,6 +109,7 @@ def run(settings: dict[str, Any], record: Any) -> None:
         if complete["periods"] and name == "periods":
             record.study("averages", study.trial, lambda: _averages(settings, record, cell))
     if complete["growth"]:
+        record.study("real", real.trial, lambda: _real(settings, record))
         record.study("more workers", study.trial, lambda: _more_workers(settings, record, cell))
 
 
@@ -182,3 +188,21 @@ def _more_workers(settings: Mapping[str, Any], record: Any, cell: Mapping[str, A
                 best = _best(record, cell, "growth", method, max(growth["searched"]), period)
                 cells.append(best | {"workers": workers, "seed": seed})
     return cells
+
+
+def _real(settings: Mapping[str, Any], record: Any) -> list[dict[str, Any]]:
+    """Two processes of this machine against one, in its own seconds, at the rates that were best in the simulation."""
+    cell, real, growth = settings["cell"], settings["real"], settings["growth"]
+    same = {name: cell[name] for name in ("width", "batch", "source")} | {
+        "seconds": real["seconds"],
+        "points": real["points"],
+    }
+    setups = [("MSGD", 1, _best(record, {}, "periods", "MSGD", 1, 1)["lr"])]
+    for method in ("EAMSGD", "EASGD"):
+        lr = _best(record, {}, "growth", method, settings["workers"], growth["period"])["lr"]
+        setups.append((method, real["workers"], lr))
+    return [
+        {"method": method, "workers": workers, "period": growth["period"], "lr": lr, "seed": seed, **same}
+        for seed in settings["seeds"]
+        for method, workers, lr in setups
+    ]

@@ -47,7 +47,7 @@ def example(table: Table) -> Verdict:
 
 
 def downpour_and_period(table: Table) -> Verdict:
-    """DOWNPOUR's factor is its closed form; below 1 at periods 1 and 4, above at 16 and 64, where EASGD's stays below."""
+    """DOWNPOUR's factor is its closed form: below 1 at periods 1 and 4, above at 16 and 64; EASGD's stays below."""
     rows = _rows(table, "downpour map")
     factors = {row["settings"]["period"]: row["result"] for row in rows}
     exact = all(abs(one["factor"] - one["closed"]) <= 1e-9 * abs(one["closed"]) for one in factors.values())

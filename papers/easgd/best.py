@@ -57,7 +57,7 @@ class Best:
 
     def seconds_to(self, level: float) -> list[float]:
         """When each seed's test error first was `level` or less, between two moments on a line; inf if never."""
-        return [_crossing([0.0, *self.seconds], [1.0, *curve], level) for curve in self.curves]
+        return [crossing([0.0, *self.seconds], [1.0, *curve], level) for curve in self.curves]
 
 
 def best(table: Table, method: str, workers: int, period: int) -> Best:
@@ -101,7 +101,8 @@ def _seeded(rows: Sequence[dict[str, Any]] | Table) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["settings"]["seed"])
 
 
-def _crossing(seconds: list[float], errors: list[float], level: float) -> float:
+def crossing(seconds: list[float], errors: list[float], level: float) -> float:
+    """When a curve first is at `level` or below, on a line between two moments; inf if never."""
     for i, error in enumerate(errors):
         if i > 0 and error <= level:
             share = (errors[i - 1] - level) / (errors[i - 1] - error)

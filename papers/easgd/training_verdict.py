@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from statistics import fmean, median
 
 from hooke.claim import NOT_JUDGED, Estimate, Missing, Table, Verdict, lead_word, mean_interval, verdict_word
-from papers.easgd.best import MOST, Best, best, searched
+from papers.easgd.best import MOST, Best, best, crossing, searched
 
 PERIODS = (1, 4, 16, 64)
 WORKERS = 4
@@ -183,7 +183,7 @@ def levels_of(alone: Best) -> list[float]:
 
 
 def faster_than_alone(method: str, sequential: str) -> Callable[[Table], Verdict]:
-    """Seconds to the error that the sequential method has at its best: fewer, at p = 4 and the period of the study of p."""
+    """Fewer seconds to the error that the sequential method has at its best; p = 4, period as in the study of p."""
 
     def holds(table: Table) -> Verdict:
         alone, ours = best(table, sequential, 1, 1), best(table, method, WORKERS, GROWTH[method])
@@ -200,3 +200,27 @@ def faster_than_alone(method: str, sequential: str) -> Callable[[Table], Verdict
         return Verdict(word, said, "", interval, estimate.n, note)
 
     return holds
+
+
+def faster_in_real_seconds(table: Table) -> Verdict:
+    """Two processes with EAMSGD against one with MSGD, both on this machine's own clock."""
+    rows = table.where(study="real")
+    pairs = [
+        (_real_seconds(rows, "MSGD", seed), _real_seconds(rows, "EAMSGD", seed))
+        for seed in sorted(set(rows.column("seed")))
+    ]
+    estimate = mean_interval([math.log(a / b) for a, b in pairs])
+    word = lead_word((estimate.low, estimate.high)) if estimate.n >= NEEDED else NOT_JUDGED
+    interval = (math.exp(estimate.low), math.exp(estimate.high)) if estimate.interval else None
+    note = "Two processes share the two threads of one core here, so that each is slower than one alone."
+    said = f"{math.exp(estimate.mean):.2f} times as fast to the worst of MSGD's best test errors"
+    return Verdict(word, said, "", interval, estimate.n, note)
+
+
+def _real_seconds(rows: Table, method: str, seed: int) -> float:
+    level = max(min(row["result"]["error"]) for row in rows.where(method="MSGD"))
+    row = next(iter(rows.where(method=method, seed=seed)), None)
+    if row is None:
+        raise Missing(f"No run of {method} with seed {seed} in real seconds is in the record.")
+    reached = crossing([0.0, *row["result"]["moments"]], [1.0, *row["result"]["error"]], level)
+    return min(reached, math.e * row["settings"]["seconds"])
