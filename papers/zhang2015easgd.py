@@ -22,10 +22,10 @@ claims = ()
 _RATES = {
     "SGD": [0.1, 0.05, 0.01, 0.005],
     "MSGD": [0.002, 0.001, 0.0005, 0.0001],
-    "EASGD": [0.1, 0.05, 0.01],
+    "EASGD": [0.2, 0.1, 0.05, 0.01],
     "EAMSGD": [0.01, 0.005, 0.001],
-    "DOWNPOUR": [0.02, 0.005, 0.001, 0.0005],
-    "MDOWNPOUR": [0.0005, 0.00005, 0.00001],
+    "DOWNPOUR": [0.05, 0.02, 0.005, 0.001, 0.0005],
+    "MDOWNPOUR": [0.002, 0.0005, 0.00005, 0.00001],
 }
 """The paper's grids, with a larger rate where the largest was best in a pilot, without some that were far too small."""
 
@@ -34,7 +34,7 @@ FULL: dict[str, Any] = {
     "clock": {"width": 16, "batch": 32, "source": "cifar10"},
     "periods": [1, 4, 16, 64],
     "workers": 4,
-    "growth": {"period": 10, "searched": [4, 8], "repeated": [16]},
+    "growth": {"period": 10, "searched": [4, 8], "repeated": [16], "rates": 3},
     "rates": _RATES,
     "seeds": [0, 1, 2],
     "cell": {
@@ -52,7 +52,7 @@ FULL: dict[str, Any] = {
 SMOKE: dict[str, Any] = FULL | {
     "analysis": {"sides": 5, "workers": [3, 8], "periods": [1, 4, 16, 64]},
     "clock": {"width": 2, "batch": 8, "source": "toy"},
-    "growth": {"period": 10, "searched": [4, 8], "repeated": []},
+    "growth": {"period": 10, "searched": [4, 8], "repeated": [], "rates": 1},
     "rates": {method: rates[:1] for method, rates in _RATES.items()},
     "seeds": [0, 1],
     "cell": FULL["cell"] | {"width": 2, "batch": 4, "steps": 20, "points": 2, "source": "toy"},
@@ -88,8 +88,10 @@ def _analysis(settings: Mapping[str, Any], record: Any) -> None:
     """The stability of section 4 and of the supplement, on quadratics."""
 
 
-def _rates(settings: Mapping[str, Any], method: str, workers: int, period: int) -> Iterator[dict[str, Any]]:
-    for lr in settings["rates"][method]:
+def _rates(
+    settings: Mapping[str, Any], method: str, workers: int, period: int, most: int | None = None
+) -> Iterator[dict[str, Any]]:
+    for lr in settings["rates"][method][:most]:
         yield {"method": method, "workers": workers, "period": period, "lr": lr}
 
 
@@ -107,10 +109,10 @@ def _growth(settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The study of the number of workers: elastic methods at period 10, DOWNPOUR at 1, as in the paper."""
     for workers in settings["growth"]["searched"]:
         for method in ("EAMSGD", "EASGD"):
-            yield from _rates(settings, method, workers, settings["growth"]["period"])
+            yield from _rates(settings, method, workers, settings["growth"]["period"], settings["growth"]["rates"])
         if workers != settings["workers"]:  # those are in the study of the period
             for method in ("DOWNPOUR", "MDOWNPOUR"):
-                yield from _rates(settings, method, workers, 1)
+                yield from _rates(settings, method, workers, 1, settings["growth"]["rates"])
 
 
 def _setups(cells: Any) -> list[tuple[str, int, int]]:
