@@ -30,7 +30,7 @@ _RATES = {
     "DOWNPOUR": [0.05, 0.02, 0.005, 0.001, 0.0005],
     "MDOWNPOUR": [0.002, 0.0005, 0.00005, 0.00001],
 }
-"""The paper's grids, with a larger rate where the largest was best in a pilot, without some that were far too small."""
+"""The paper's grids, with a larger rate where the largest was best, without some that were far too small."""
 
 FULL: dict[str, Any] = {
     "analysis": {"sides": 25, "workers": [3, 8], "periods": [1, 4, 16, 64], "decay": 0.05},
@@ -74,10 +74,10 @@ DEPARTURES = (
     "four. The paper's runs are many times as long. Error levels are therefore not compared with the paper's.",
     "CIFAR-10: a copy whose images were compressed as JPEG. Channels are shifted and scaled to mean 0 and variance 1. "
     "Dropout 0.5 is before the last layer only. Each worker draws images with replacement from the whole set.",
-    "Learning rates: three or four a method, the paper's grids (recalled, the text was not at hand) with a larger rate "
+    "Learning rates: three to five a method, the paper's grids (recalled, the text was not at hand) with a larger rate "
     "where the largest was best, and without rates a hundred times too small for runs this short; the study of the "
-    "number of workers has the three largest. Chosen by the best test error of seed 0, as the paper reports best test errors; seeds 1 and 2 "
-    "then run at that rate.",
+    "number of workers has the three largest. Chosen by the best test error of seed 0, as the paper reports best test "
+    "errors; seeds 1 and 2 then run at that rate.",
     "Averages: ASGD and ADOWNPOUR are the averages kept in the runs of SGD and DOWNPOUR, at the rate that is best for "
     "the center; MVASGD and MVADOWNPOUR have runs of their own at that rate.",
     "Real seconds: two processes on the two hardware threads of one core, at the rates that were best in the "
