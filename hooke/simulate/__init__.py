@@ -1,0 +1,33 @@
+"""Workers around a center on a virtual clock: who exchanges when, and what that does. Names load when first used."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from hooke.simulate.timeline import timeline  # at once: its module has the same name, and would hide it
+
+if TYPE_CHECKING:
+    from hooke.simulate.cluster import Cluster as Cluster
+    from hooke.simulate.cluster import Drift as Drift
+    from hooke.simulate.cluster import Failure as Failure
+    from hooke.simulate.timeline import Event as Event
+
+_HOME = {
+    # the machines, in numbers
+    "Cluster": "cluster",
+    "Drift": "cluster",
+    "Failure": "cluster",
+    # who exchanges when
+    "Event": "timeline",
+}
+
+__all__ = ["timeline", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"hooke.simulate.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'hooke.simulate' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
