@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 from hooke.simulate.timeline import timeline  # at once: its module has the same name, and would hide it
 
 if TYPE_CHECKING:
+    from hooke.simulate.bowl import Bowl as Bowl
+    from hooke.simulate.bowl import Descent as Descent
+    from hooke.simulate.bowl import stationary_variance as stationary_variance
     from hooke.simulate.cluster import Cluster as Cluster
     from hooke.simulate.cluster import Drift as Drift
     from hooke.simulate.cluster import Failure as Failure
@@ -18,6 +21,10 @@ _HOME = {
     "Failure": "cluster",
     # who exchanges when
     "Event": "timeline",
+    # and what that does on a noisy quadratic
+    "Bowl": "bowl",
+    "Descent": "bowl",
+    "stationary_variance": "bowl",
 }
 
 __all__ = ["timeline", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
