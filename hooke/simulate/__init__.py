@@ -7,12 +7,16 @@ from hooke.simulate.timeline import timeline  # at once: its module has the same
 
 if TYPE_CHECKING:
     from hooke.simulate.bowl import Bowl as Bowl
-    from hooke.simulate.bowl import Descent as Descent
     from hooke.simulate.bowl import stationary_variance as stationary_variance
     from hooke.simulate.cluster import Cluster as Cluster
     from hooke.simulate.cluster import Drift as Drift
     from hooke.simulate.cluster import Failure as Failure
+    from hooke.simulate.descent import Descent as Descent
+    from hooke.simulate.descent import TreeDescent as TreeDescent
     from hooke.simulate.timeline import Event as Event
+    from hooke.simulate.tree import Message as Message
+    from hooke.simulate.tree import Tree as Tree
+    from hooke.simulate.tree import tree_timeline as tree_timeline
 
 _HOME = {
     # the machines, in numbers
@@ -21,9 +25,13 @@ _HOME = {
     "Failure": "cluster",
     # who exchanges when
     "Event": "timeline",
+    "tree_timeline": "tree",
+    "Tree": "tree",
+    "Message": "tree",
     # and what that does on a noisy quadratic
     "Bowl": "bowl",
-    "Descent": "bowl",
+    "Descent": "descent",
+    "TreeDescent": "descent",
     "stationary_variance": "bowl",
 }
 

@@ -1,16 +1,13 @@
-"""What a timeline does to workers on a noisy quadratic: exact steps by the leg, so that thousands of workers are cheap."""
+"""A noisy quadratic and an optimizer on it: many steps are one linear map and one normal draw."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from hooke.simulate.timeline import Event
-
-Method = Literal["easgd", "downpour", "local-sgd"]
 _DRAWS_AT_ONCE = 4096
 
 
@@ -98,138 +95,41 @@ def _root(covariance: np.ndarray) -> np.ndarray:
     return root
 
 
-class Descent:
-    """Workers and their center on a `Bowl`, moved by the events of a `timeline`.
-
-    Between two exchanges a worker's steps are one linear map and one normal draw, exact in distribution; without noise
-    the numbers are those of `hooke.Worker` with the same rule (order "jacobi"), up to rounding.
-
-        easgd       d = alpha (x - c)          c' = c + d              the correction is d
-        downpour    d = x - start              c' = c + d              x - c', start' = c'
-        local-sgd   d = (x - start) / p        c' = c + d              x - c', start' = c'
-
-    with alpha = beta / p for p live workers. With momentum, easgd is EAMSGD: the spring pulls on the plain point.
+class Motion:
+    """Moves states on a bowl by legs, with random numbers of its own.
 
     Args:
         bowl: The loss and the optimizer.
-        num_workers: All that ever live.
-        method: `"easgd"`, `"downpour"` or `"local-sgd"`.
-        start: Where the center and all workers begin; one number, or one for each direction.
-        beta: Of easgd.
-        moving_rate: alpha of easgd, instead of beta / p.
-        synchronous: Whether the timeline was made so: the exchanges of one moment happen at once.
+        num_workers: How many states.
+        start: Where they begin; one number, or one for each direction.
         seed: Of the gradient noise.
 
     Attributes:
-        center: c, shape (directions,).
-
-    Example:
-        >>> from hooke.simulate import Cluster, timeline
-        >>> run = Descent(Bowl(curvatures=(1.0,), lr=0.1), num_workers=4)
-        >>> for event in timeline(Cluster(4), values=1, communication_period=1, steps=100):
-        ...     run.absorb(event)
-        >>> bool(run.excess < 1e-5)
-        True
-
-    Reference:
-        Zhang, Choromanska, LeCun, arXiv 1412.6651, Algorithms 1 to 3.
+        state: Shape (workers, size of y, directions).
     """
 
-    def __init__(
-        self,
-        bowl: Bowl,
-        num_workers: int,
-        *,
-        method: Method = "easgd",
-        start: float | Sequence[float] = 1.0,
-        beta: float = 0.9,
-        moving_rate: float | None = None,
-        synchronous: bool = False,
-        seed: int = 0,
-    ) -> None:
-        if method not in ("easgd", "downpour", "local-sgd"):
-            raise ValueError(f"Descent: method must be easgd, downpour or local-sgd. Got {method!r}. Use 'easgd'.")
-        self.bowl, self.method, self.beta, self.moving_rate = bowl, method, beta, moving_rate
-        self.center = np.broadcast_to(np.asarray(start, dtype=float), (len(bowl.curvatures),)).copy()
-        size = 2 if bowl.momentum else 1
-        self.state = np.zeros((num_workers, size, len(self.center)))
-        self.state[:, 0] = self.center
-        self._start = self.state[:, 0].copy()
-        self._at = [0] * num_workers
-        self._pending: list[tuple[np.ndarray, int] | None] = [None] * num_workers
-        self._legs: dict[int, Leg] = {}
-        self._random = np.random.default_rng(seed)
-        self._draws, self._drawn = np.empty((0, 1, size, len(self.center))), 0
+    def __init__(self, bowl: Bowl, num_workers: int, start: float | Sequence[float], seed: int) -> None:
+        self.size = 2 if bowl.momentum else 1
+        self.state = np.zeros((num_workers, self.size, len(bowl.curvatures)))
+        self.state[:, 0] = start
+        self._bowl, self._legs = bowl, dict[int, Leg]()
         self._noisy = bool(np.any(np.asarray(bowl.sigma) != 0))
-        self._synchronous, self._round, self._moment = synchronous, [], 0.0
+        self._random = np.random.default_rng(seed)
+        self._draws, self._drawn = np.empty((0, 1, *self.state.shape[1:])), 0
 
-    @property
-    def excess(self) -> float:
-        """f(center) - f(0)."""
-        self._finish_round()
-        return float(self.bowl.excess(self.center))
-
-    def absorb(self, event: Event) -> None:
-        """Let the next event happen."""
-        if self._round and event.absorbed != self._moment:
-            self._finish_round()
-        worker = event.worker
-        if event.kind == "exchange":
-            x = self._arrive(worker, event.step)[0]
-            if self._synchronous:
-                self._moment = event.absorbed
-                self._round.append((event, x))
-            else:
-                delta = self._delta(x, worker, event.workers)
-                self.center += delta
-                self._settle(x, delta, event)
-        elif event.kind in ("died", "joined"):
-            self.state[worker] = 0
-            self.state[worker, 0] = self._start[worker] = self.center
-            self._at[worker], self._pending[worker] = 0, None
-
-    def _finish_round(self) -> None:
-        deltas = [self._delta(x, event.worker, event.workers) for event, x in self._round]
-        for delta in deltas:
-            self.center += delta
-        for (event, x), delta in zip(self._round, deltas, strict=True):
-            self._settle(x, delta, event)
-        self._round = []
-
-    def _delta(self, x: np.ndarray, worker: int, live: int) -> np.ndarray:
-        if self.method == "easgd":
-            alpha = min(1.0, self.beta / live) if self.moving_rate is None else self.moving_rate
-            return alpha * (x - self.center)
-        way = x - self._start[worker]
-        return way if self.method == "downpour" else way / live
-
-    def _settle(self, x: np.ndarray, delta: np.ndarray, event: Event) -> None:
-        if self.method != "easgd":
-            delta = x - self.center
-            self._start[event.worker] = self.center
-        # "jacobi": the gradient of the step that the exchange precedes belongs to the point before the exchange
-        self._pending[event.worker] = delta, max(event.settled_step, event.step + 1)
-
-    def _arrive(self, worker: int, step: int) -> np.ndarray:
-        """The worker's state once it has taken `step` steps, with the correction that settled on the way."""
-        steps, pending = step - self._at[worker], self._pending[worker]
-        y = self.state[worker]
+    def go_(self, worker: int, steps: int) -> None:
+        """Let a worker take `steps` steps."""
         if steps:
-            power, spread = self._leg(steps)
-            moved = (power * y).sum(1)
+            power, spread = self.leg(steps)
+            moved = (power * self.state[worker]).sum(1)
             if self._noisy:
                 moved += (spread * self._normal()).sum(1)
-            if pending:
-                correction, settled = pending
-                moved -= self._leg(step - settled).power[:, 0] * correction
-                self._pending[worker] = None
-            y[:] = moved
-            self._at[worker] = step
-        return y
+            self.state[worker] = moved
 
-    def _leg(self, steps: int) -> Leg:
+    def leg(self, steps: int) -> Leg:
+        """As `Bowl.leg`, remembered."""
         if steps not in self._legs:
-            self._legs[steps] = self.bowl.leg(steps)
+            self._legs[steps] = self._bowl.leg(steps)
         return self._legs[steps]
 
     def _normal(self) -> np.ndarray:

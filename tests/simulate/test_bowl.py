@@ -9,8 +9,7 @@ import pytest
 import torch
 
 import hooke
-from hooke.simulate import Bowl, Cluster, Descent, Event, stationary_variance, timeline
-from hooke.stability import moving_rate_border, way_border
+from hooke.simulate import Bowl, Cluster, Descent, Event, timeline
 
 H = (1.0, 0.3, 0.05)
 BUSY = Cluster(5, (0.1, 0.1, 0.13, 0.2, 0.07), jitter=0.3, bandwidth=1e9, latency=0.01, lost=0.1)
