@@ -27,7 +27,7 @@ from hooke.simulate import Bowl, Cluster, Descent, Tree, TreeDescent, timeline, 
 VALUES, STEP, JITTER, PERIOD, BETA = 25_000_000, 0.1, 0.1, 10, 0.9
 TRANSFER_BITS = 32 * VALUES
 LINKS = (1e10, 1e11)
-WORKERS = (4, 16, 64, 256, 1024, 4096, 10_000)
+WORKERS = (4, 16, 64, 256, 1024, 10_000)
 CURVATURES, SIGMA, START, ERROR = tuple(np.geomspace(0.02, 1, 32).tolist()), 3.0, 8.0, 0.01
 LAYOUTS = ("star", "star, overlap", "8 shards", "64 shards", "tree, multi-scale", "tree, up/down")
 MOST = 3_000_000  # messages of a run; whoever has not arrived by then never does
