@@ -217,7 +217,7 @@ class _Waiting:
         settled: int | None = 0, settled_step: int | None = None, workers: int = 0,
     ) -> None:  # fmt: skip
         self.count += 1
-        if worker.untold.ends:
+        if len(worker.untold.ends):
             ran, worker.untold = _joined(worker.untold, ran), _NOTHING
         first = kind not in ("died", "joined")
         settled = begun if settled == 0 else settled

@@ -210,8 +210,9 @@ def test_the_same_seed_gives_the_same_events(way: dict) -> None:
 
 @pytest.mark.parametrize("way", [{}, {"overlap": True}, {"synchronous": True}])
 @pytest.mark.parametrize("length", [{"steps": 50}, {"seconds": 4.0}])
-def test_every_step_is_told_once(way: dict, length: dict) -> None:
-    cluster = Cluster(3, 0.1, **{**BUSY, "lost": 0.0 if "synchronous" in way else 0.05})
+@pytest.mark.parametrize("drift", [None, Drift(every=2.0, sigma=0.5)])
+def test_every_step_is_told_once(way: dict, length: dict, drift: Drift | None) -> None:
+    cluster = Cluster(3, 0.1, **{**BUSY, "lost": 0.0 if "synchronous" in way else 0.05, "drift": drift})
     ends: dict[int, list[float]] = defaultdict(list)
     for event in events(cluster, period=7, **length, **way):
         ends[event.worker] += event.ends.tolist()
