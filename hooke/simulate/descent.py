@@ -18,13 +18,14 @@ class Descent:
     """Workers and their center on a `Bowl`, moved by the events of a `timeline`.
 
     Between two exchanges a worker's steps are one linear map and one normal draw, exact in distribution; without noise
-    the numbers are those of `hooke.Worker` with the same rule (order "jacobi"), up to rounding.
+    the numbers are those of `hooke.EASGD`, `hooke.EAMSGD`, `hooke.Downpour` and `hooke.LocalSGD`, up to rounding.
 
         easgd       d = alpha (x - c)          c' = c + d              the correction is d
         downpour    d = x - start              c' = c + d              x - c', start' = c'
         local-sgd   d = (x - start) / p        c' = c + d              x - c', start' = c'
 
-    with alpha = beta / p for p live workers. With momentum, easgd is EAMSGD: the spring pulls on the plain point.
+    with alpha = beta / p for p live workers. With momentum, easgd is EAMSGD: the spring pulls on the plain point. As in
+    hooke, the next gradient after an exchange is taken before the move in easgd ("jacobi"), after it in the others.
 
     Args:
         bowl: The loss and the optimizer.
@@ -118,8 +119,8 @@ class Descent:
         if self.method != "easgd":
             delta = x - self.center
             self._start[event.worker] = self.center
-        # "jacobi": the gradient of the step that the exchange precedes belongs to the point before the exchange
-        self._pending[event.worker] = delta, max(event.settled_step, event.step + 1)
+        # easgd is "jacobi": the gradient of the step after the exchange belongs to the point before it
+        self._pending[event.worker] = delta, max(event.settled_step, event.step + (self.method == "easgd"))
 
     def _arrive(self, worker: int, step: int) -> np.ndarray:
         """The worker's state once it has taken `step` steps, with the correction that settled on the way."""

@@ -57,7 +57,9 @@ def literal(events: list[Event], bowl: Bowl, p: int, method: str, beta: float) -
             state = () if method == "easgd" else (torch.from_numpy(start[i]),)
             correction = bound.settle(torch.from_numpy(x[i]), delta, torch.from_numpy(c), state).numpy()
             start[i] = x[i] - correction
-            pending[i] = (correction, max(event.settled_step, event.step + 1))
+            pending[i] = (correction, max(event.settled_step, event.step + (rule.order == "jacobi")))
+            if pending[i][1] == step[i]:
+                x[i] = x[i] - correction
         ready.clear()
 
     ready: list = []
