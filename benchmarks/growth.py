@@ -28,7 +28,7 @@ VALUES, STEP, JITTER, PERIOD, BETA = 25_000_000, 0.1, 0.1, 10, 0.9
 TRANSFER_BITS = 32 * VALUES
 LINKS = (1e10, 1e11)
 WORKERS = (4, 16, 64, 256, 1024, 10_000)
-CURVATURES, SIGMA, START, ERROR = tuple(np.geomspace(0.02, 1, 32).tolist()), 3.0, 8.0, 0.01
+CURVATURES, SIGMA, START, ERROR = tuple(np.geomspace(0.02, 1, 32).tolist()), 1.0, 8.0, 0.01
 LAYOUTS = ("star", "star, overlap", "8 shards", "64 shards", "tree, multi-scale", "tree, up/down")
 MOST = 3_000_000  # messages of a run; whoever has not arrived by then never does
 
@@ -102,7 +102,7 @@ class InTree(Layout):
 
     def measured(self) -> dict[str, float]:
         """Load, age and speed-up in the second half of a run."""
-        horizon, alpha = 200.0, BETA / (self.tree.degree + 1)
+        horizon, alpha = 100.0, BETA / (self.tree.degree + 1)
         root, leaves = sum(self.tree.sizes) - 1, self.workers
         stamp, under_way = [0.0] * (root + 1), {}
         busy = {way: [0.0] * (root + 1) for way in ("in", "out")}

@@ -79,6 +79,10 @@ class Averaged(Rule):
         """What the rule inside remembers."""
         return self.rule.init(x)
 
+    def remembered(self, x: Tensor, c: Tensor) -> State:
+        """What the rule inside remembers."""
+        return self.rule.remembered(x, c)
+
     def delta(self, x: Tensor, c: Tensor, state: State) -> Tensor:
         """That of the rule inside."""
         return self.rule.delta(x, c, state)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooke.rule import Rule, State
-from hooke.spec import CenterSpec, Refused, check_finite
+from hooke.spec import CenterSpec, Refused, check_finite, extent
 
 
 class ReplicatedCenter:
@@ -71,7 +71,7 @@ class ReplicatedCenter:
         """Take the first rank's values as the center, on every rank.
 
         Raises:
-            ValueError: Some rank has another model; the sentence names the first difference.
+            ValueError: Some rank has another model, rule or schedule; the sentence names the first difference.
             Refused: The first rank's values are not finite.
         """
         self._check_same_everywhere(spec, initial.device)
@@ -84,19 +84,30 @@ class ReplicatedCenter:
         return center.clone()
 
     def exchange(
-        self, x: Float[Tensor, " n"], rule: Rule, state: State = (), out: Float[Tensor, " n"] | None = None
-    ) -> Float[Tensor, " n"]:
+        self,
+        x: Float[Tensor, " m"],
+        rule: Rule,
+        state: State = (),
+        out: Float[Tensor, " m"] | None = None,
+        *,
+        start: int | None = None,
+    ) -> Float[Tensor, " m"]:
         """All ranks' deltas enter the center at once; the correction to subtract from x.
+
+        With `start`, x, `state` and `out` are a fragment of the vector that begins there, the same on every rank.
 
         Raises:
             Refused: This rank's x has another size or dtype, or is not finite; the center absorbed the other ranks'
                 deltas only.
-            ValueError: The rule keeps other vectors beside the center than this center has.
+            ValueError: The rule keeps other vectors beside the center than this center has, or the fragment reaches
+                out of the vector.
         """
         out = torch.empty_like(x) if out is None else out
         center, spec = self._joined()
         spec.check_rule(rule.center_memory)
-        border = spec.parameters_end
+        region = extent(x, start, spec.numel)
+        center, memory = center[region], tuple(vector[region] for vector in self._memory)
+        border = min(max(0, spec.parameters_end - region.start), center.numel())
         rule, buffer_rule = rule.bind(self.num_workers), rule.buffer_rule().bind(self.num_workers)
         parts = [(slice(0, border), rule, state), (slice(border, None), buffer_rule, ())]
         own, refusal = torch.zeros_like(center), _refusal(x, center)
@@ -106,7 +117,7 @@ class ReplicatedCenter:
         deltas = own.clone()
         dist.all_reduce(deltas, group=self._group)  # also by a rank that is refused: the others must not wait for it
         for part, here, _ in parts:
-            here.absorb_(center[part], deltas[part], tuple(vector[part] for vector in self._memory))
+            here.absorb_(center[part], deltas[part], tuple(vector[part] for vector in memory))
         self.exchanges += self.num_workers
         self.bytes_sent += 4 * deltas.numel()
         self.bytes_received += 4 * deltas.numel()
@@ -115,14 +126,15 @@ class ReplicatedCenter:
         for part, here, remembered in parts:
             remembered = tuple(s[part] for s in remembered)
             correction = here.settle(x[part], own[part], center[part], remembered)
-            for old, new in zip(remembered, here.init(x[part] - correction), strict=True):
+            now = here.remembered(x[part] - correction, center[part])
+            for old, new in zip(remembered, now, strict=True):
                 old.copy_(new)
             out[part] = correction
         return out
 
-    def exchange_(self, x: Float[Tensor, " n"], rule: Rule, state: State = ()) -> None:
+    def exchange_(self, x: Float[Tensor, " m"], rule: Rule, state: State = (), *, start: int | None = None) -> None:
         """As `exchange`, and subtract the correction from x."""
-        x.sub_(self.exchange(x, rule, state))
+        x.sub_(self.exchange(x, rule, state, start=start))
 
     def pull(self, out: Float[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
         """This rank's copy of the center; the same on every rank, to the bit."""
@@ -164,7 +176,9 @@ class ReplicatedCenter:
         dist.broadcast(first, group_src=0, group=self._group)
         difference: ValueError | None = None
         try:
-            CenterSpec.from_json(bytes(first.tolist()).decode()).check_same(spec)
+            of_rank_0 = CenterSpec.from_json(bytes(first.tolist()).decode())
+            of_rank_0.check_same(spec)
+            of_rank_0.check_schedule(spec)
         except ValueError as error:
             difference = error
         differing = torch.tensor([float(difference is not None)], device=device)
@@ -173,8 +187,8 @@ class ReplicatedCenter:
             raise difference
         if differing.item():
             raise ValueError(
-                f"ReplicatedCenter: every rank must bring rank 0's model. Got another on {int(differing)} rank(s). "
-                "Build the same model on every rank."
+                f"ReplicatedCenter: every rank must bring rank 0's model, rule and periods. Got others on "
+                f"{int(differing)} rank(s). Build the same Worker on every rank."
             )
 
     def _joined(self) -> tuple[Tensor, CenterSpec]:

@@ -1,4 +1,4 @@
-"""WHEN: hooks the user's optimizer and exchanges with the center every `communication_period` steps."""
+"""Hooks the user's optimizer and exchanges with the center when the `schedule` says."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from hooke.flat import FlatParameters
 from hooke.journal import Journal
 from hooke.rule import EASGD, Rule
 from hooke.run import Run
+from hooke.schedule import Period, Schedule, check_count
 from hooke.spec import CenterSpec
 
 DEFAULT_PERIOD = 10
@@ -35,13 +36,18 @@ class Worker:
         optimizer: Any `torch.optim.Optimizer` that updates the model's parameters.
         rule: What is exchanged: `hooke.EASGD()`, `hooke.EAMSGD()`, `hooke.LocalSGD()`, `hooke.DiLoCo()` or another.
         center: Where the center lives. Default: the one that `hooke run` prepared.
-        communication_period: tau, in this worker's optimizer steps. Default 10, from section 5 of the paper.
+        communication_period: tau, in this worker's optimizer steps. Default 10, from section 5 of the paper. A mapping
+            from the step where a phase begins to its period makes phases: `{0: 1, 1000: 16}` is period 1 first and 16
+            from step 1000 on, post-local SGD beside `hooke.LocalSGD()` (Lin et al., arXiv 1808.07217).
         collect_period: Steps between two collections of this worker's parameters by the center, where it differs.
         delivery_period: Steps between two deliveries of the center to this worker, where it differs.
         pull: `"exchange"`: the spring pulls when the center is delivered. `"every_step"`: every step carries the
             penalty alpha * (x - the center this worker was told last).
         overlap: Whether exchanges run beside the next steps; the correction is subtracted after the first step that
             finds it ready.
+        fragments: F. The vector of parameters and averaged buffers is cut into F parts of equal length, which are
+            exchanged in turn, each once in a period: the link carries 1/F at a time, F times as often (Douillard et
+            al., arXiv 2501.18512, whose parts are whole layers). At most the period.
         buffers: `"average"`: floating-point buffers (batch-norm statistics) are pulled into the center by the same
             moving rate; beside other than elastic rules they are averaged. `"local"`: each worker keeps its own.
 
@@ -74,23 +80,22 @@ class Worker:
         rule: Rule,
         *,
         center: Center | None = None,
-        communication_period: int = DEFAULT_PERIOD,
+        communication_period: Period = DEFAULT_PERIOD,
         collect_period: int | None = None,
         delivery_period: int | None = None,
         pull: Literal["exchange", "every_step"] = "exchange",
         overlap: bool = False,
+        fragments: int = 1,
         buffers: Literal["average", "local"] = "average",
     ) -> None:
         self.model, self.optimizer, self.rule = model, optimizer, rule
         _check_choice("pull", pull, ("exchange", "every_step"))
         _check_choice("buffers", buffers, ("average", "local"))
         _check_optimizer(model, optimizer, rule)
-        period = _check_period("communication_period", communication_period)
-        self._collect_period = period if collect_period is None else _check_period("collect_period", collect_period)
-        self._delivery_period = period if delivery_period is None else _check_period("delivery_period", delivery_period)
+        self._schedule = Schedule.of(communication_period, fragments)
         self._every_step = pull == "every_step"
-        self._halves = self._every_step or self._collect_period != self._delivery_period
-        _check_halves(rule, self._halves, overlap)
+        self._periods = _separate_periods(self._schedule, collect_period, delivery_period, self._every_step)
+        _check_halves(rule, self._periods is not None, overlap)
         self._overlap, self._buffers = overlap, buffers == "average"
         self.run = Run.current()
         self.center: Center = center if center is not None else _prepared_center(self.run)
@@ -111,11 +116,12 @@ class Worker:
         if self._hooks:
             raise RuntimeError("Worker: start() comes once. Got a worker that is active. Call stop() first.")
         self._flat = FlatParameters(self.model, buffers=self._buffers)
+        self._schedule.check_fits(self._flat.vector.numel())
         with ExitStack() as undo:  # what fails on the way leaves no trace
             undo.callback(self._flat.release)
             initial = self._flat.gather_()
             initial = initial.cpu() if self.center.on_host else initial
-            spec = CenterSpec.of(self._flat.entries, self.rule.center_memory)
+            spec = CenterSpec.of(self._flat.entries, self.rule.center_memory, str(self._schedule))
             told = self.center.join(initial, spec, self.rule.init_center(initial))
             undo.callback(self.center.leave)
             self._flat.set_(told.to(self._flat.vector.device))
@@ -162,8 +168,8 @@ class Worker:
             "done": lambda outcome: self._journal.exchanged(outcome, self.steps),
             "measures_distance": self.run is not None,
         }
-        if self._halves:
-            options |= {"collect_period": self._collect_period, "delivery_period": self._delivery_period}
+        if self._periods is not None:
+            options |= {"collect_period": self._periods[0], "delivery_period": self._periods[1]}
             return ByHalves(self._flat, self.center, self.rule, told, every_step=self._every_step, **options)
         kind = Overlapped if self._overlap else AtOnce
         return kind(self._flat, self.center, self.rule, told, **options)
@@ -173,8 +179,8 @@ class Worker:
     @torch.no_grad()
     def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._active("optimizer.step()")
-        if self.rule.order == "jacobi" and self._is_due():
-            self._begin_exchange(subtract_now=self._step_reads_no_parameters(args[1:], kwargs))
+        if self.rule.order == "jacobi":
+            self._exchange_if_due(subtract_now=self._step_reads_no_parameters(args[1:], kwargs))
 
     @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -182,14 +188,17 @@ class Worker:
         if self.rule.plain_point:
             self._used = [(float(group["lr"]), group["momentum"]) for group in optimizer.param_groups]
         self.steps += 1
-        if self.rule.order == "gauss-seidel" and self._is_due():
-            self._begin_exchange(subtract_now=True)
+        if self.rule.order == "gauss-seidel":
+            self._exchange_if_due(subtract_now=True)
         self.center.beat(self.steps)
 
-    def _is_due(self) -> bool:
+    def _exchange_if_due(self, *, subtract_now: bool) -> None:
         if isinstance(self._exchange, ByHalves):
-            return self._exchange.at(self.steps) is not None
-        return self.steps % self._collect_period == 0
+            if self._exchange.at(self.steps) is not None:
+                self._begin_exchange(subtract_now=subtract_now)
+        elif (fragment := self._schedule.due(self.steps)) is not None:
+            part = self._schedule.part(fragment, self._flat.vector.numel())
+            self._begin_exchange(subtract_now=subtract_now, part=part)
 
     def _step_reads_no_parameters(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether the step adds something that does not depend on the parameters: plain SGD without decay or closure.
@@ -202,7 +211,7 @@ class Worker:
 
     @torch.no_grad()
     def exchange(self) -> None:
-        """Exchange with the center now, between two steps, whatever the period says.
+        """Exchange the whole vector with the center now, between two steps, whatever the period says.
 
         With `overlap=True` the exchange only begins here. A failure is recorded, not raised.
         """
@@ -212,7 +221,7 @@ class Worker:
             self._exchange.at(0)  # everything is due at step 0
         self._begin_exchange(subtract_now=True)
 
-    def _begin_exchange(self, *, subtract_now: bool) -> None:
+    def _begin_exchange(self, *, subtract_now: bool, part: slice | None = None) -> None:
         known = {id(parameter) for _, parameter in self._flat.parameters()}
         updated = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         if any(parameter.requires_grad and id(parameter) not in known for parameter in updated):
@@ -220,7 +229,7 @@ class Worker:
                 "Worker: optimizer must update the parameters that were trainable when the worker started. Got another "
                 "(unfrozen, or in an added group). Call worker.stop(), then start a new Worker on every worker."
             )
-        self._exchange.begin(self._point, subtract_now=subtract_now)
+        self._exchange.begin(self._point, subtract_now=subtract_now, part=part)
 
     def _point(self) -> Tensor:
         """x as the rule means it: the parameters, or for EAMSGD the point without Nesterov's look-ahead."""
@@ -402,10 +411,21 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"Worker: {name} must be one of {choices}. Got {value!r}. Use {choices[0]!r}.")
 
 
-def _check_period(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"Worker: {name} must be a whole number of steps, at least 1. Got {value!r}. Use e.g. 10.")
-    return value
+def _separate_periods(
+    schedule: Schedule, collect: int | None, deliver: int | None, every_step: bool
+) -> tuple[int, int] | None:
+    """Of collection and delivery, where the two halves of an exchange don't go together."""
+    given = {"collect_period": collect, "delivery_period": deliver}
+    named = [name for name, value in given.items() if value is not None and check_count(name, value)]
+    named += ["pull='every_step'"] if every_step else []
+    if named and (schedule.fragments > 1 or len(schedule.phases) > 1):
+        raise ValueError(
+            f"Worker: {' and '.join(named)} must stand beside one communication_period and no fragments. Got phases or "
+            "fragments. Drop one of the two."
+        )
+    period = dict(schedule.phases)[0]
+    periods = (period if collect is None else collect, period if deliver is None else deliver)
+    return periods if every_step or periods[0] != periods[1] else None
 
 
 def _check_halves(rule: Rule, halves: bool, overlap: bool) -> None:

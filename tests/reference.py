@@ -299,3 +299,103 @@ def averaged_downpour(x0: Array, g: Gradient, *, p: int, eta: float, tau: int, s
                 center = center + v[i]
                 x[i], v[i] = center.copy(), np.zeros_like(x0)
     return center, z
+
+
+def streaming_diloco(
+    x0: Array,
+    g: Gradient,
+    *,
+    p: int,
+    eta: float,
+    tau: int,
+    steps: int,
+    lr: float,
+    momentum: float,
+    fragments: list[Array],
+    mixing: float,
+):
+    """arXiv 2501.18512, Algorithm 2 without delay, SGD inside: fragment q at its own offset, all workers at once.
+
+    `fragments` says which elements are in each.
+    """
+    theta, m = x0.copy(), np.zeros_like(x0)
+    x = [x0.copy() for _ in range(p)]
+    for t in range(1, steps + 1):
+        x = [x[i] - eta * g(i, x[i]) for i in range(p)]
+        for q, cut in enumerate(fragments):
+            if (t - tau * (q + 1) // len(fragments)) % tau == 0:
+                outer_gradient = sum(theta[cut] - x[i][cut] for i in range(p)) / p
+                m[cut] = momentum * m[cut] + outer_gradient
+                theta[cut] = theta[cut] - lr * (outer_gradient + momentum * m[cut])
+                for i in range(p):
+                    x[i][cut] = mixing * x[i][cut] + (1 - mixing) * theta[cut]
+    return x, theta
+
+
+def streaming_diloco_asynchronous(
+    x0: Array,
+    g: Gradient,
+    *,
+    p: int,
+    eta: float,
+    tau: int,
+    steps: int,
+    lr: float,
+    momentum: float,
+    fragments: list[Array],
+    mixing: float,
+):
+    """The same where each worker's part in p arrives by itself; it remembers the center that it was told."""
+    theta, m = x0.copy(), np.zeros_like(x0)
+    x, told = [x0.copy() for _ in range(p)], [x0.copy() for _ in range(p)]
+    for t in range(1, steps + 1):
+        for i in range(p):
+            x[i] = x[i] - eta * g(i, x[i])
+            for q, cut in enumerate(fragments):
+                if (t - tau * (q + 1) // len(fragments)) % tau == 0:
+                    outer_gradient = (told[i][cut] - x[i][cut]) / p
+                    m[cut] = momentum * m[cut] + outer_gradient
+                    theta[cut] = theta[cut] - lr * (outer_gradient + momentum * m[cut])
+                    x[i][cut] = mixing * x[i][cut] + (1 - mixing) * theta[cut]
+                    told[i][cut] = theta[cut]
+    return x, theta
+
+
+def streaming_eamsgd(
+    x0: Array,
+    g: Gradient,
+    *,
+    p: int,
+    eta: float,
+    tau: int,
+    steps: int,
+    alpha: float,
+    delta: float,
+    fragments: list[Array],
+):
+    """arXiv 1412.6651, Algorithm 2 with the elastic move of one fragment at a time; delta = 0 is EASGD."""
+    x, v, center = [x0.copy() for _ in range(p)], [np.zeros_like(x0) for _ in range(p)], x0.copy()
+    for t in range(steps):
+        for i in range(p):
+            before = x[i].copy()
+            for q, cut in enumerate(fragments):
+                if (t - tau * (q + 1) // len(fragments)) % tau == 0:
+                    difference = alpha * (before[cut] - center[cut])
+                    x[i][cut], center[cut] = x[i][cut] - difference, center[cut] + difference
+            v[i] = delta * v[i] - eta * g(i, before + delta * v[i])
+            x[i] = x[i] + v[i]
+    return x, center
+
+
+def post_local_sgd(x0: Array, g: Gradient, *, p: int, eta: float, tau: int, steps: int, switch: int):
+    """arXiv 1808.07217: gradients are averaged in the first `switch` steps, then parameters every tau steps."""
+    x, mean = [x0.copy() for _ in range(p)], x0.copy()
+    for t in range(steps):
+        gradients = [g(i, x[i]) for i in range(p)]
+        if t < switch:
+            gradients = [sum(gradients) / p] * p
+        x = [x[i] - eta * gradients[i] for i in range(p)]
+        if t < switch or (t + 1 - switch) % tau == 0:
+            mean = sum(x) / p
+            x = [mean.copy() for _ in range(p)]
+    return x, mean

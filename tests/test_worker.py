@@ -1361,7 +1361,7 @@ ONE_PERIOD = "Worker: overlap needs one communication_period. Got separate perio
             "Worker: buffers must be one of ('average', 'local'). Got 'shared'. Use 'average'.",
         ),
         (make_worker(rule=Downpour(), collect_period=3), ELASTIC.format("Downpour()")),
-        (make_worker(rule=LocalSGD(), pull="every_step"), ELASTIC.format("LocalSGD(num_workers=None)")),
+        (make_worker(rule=LocalSGD(), pull="every_step"), ELASTIC.format("LocalSGD(num_workers=None, mixing=0.0)")),
         (make_worker(overlap=True, delivery_period=3), ONE_PERIOD),
         (make_worker(overlap=True, pull="every_step"), ONE_PERIOD),
         (

@@ -13,12 +13,15 @@ if TYPE_CHECKING:
     from hooke.simulate.cluster import Failure as Failure
     from hooke.simulate.descent import Descent as Descent
     from hooke.simulate.descent import TreeDescent as TreeDescent
+    from hooke.simulate.simulation import Simulation as Simulation
     from hooke.simulate.timeline import Event as Event
     from hooke.simulate.tree import Message as Message
     from hooke.simulate.tree import Tree as Tree
     from hooke.simulate.tree import tree_timeline as tree_timeline
 
 _HOME = {
+    # a run with real gradients
+    "Simulation": "simulation",
     # the machines, in numbers
     "Cluster": "cluster",
     "Drift": "cluster",

@@ -115,6 +115,10 @@ def stability_of(
             f"stability_of: steps_under_way must be 0 beside {type(rule).__name__}. Got {steps_under_way}. "
             "Use an elastic rule where exchanges overlap."
         )
+    if getattr(rule, "mixing", 0.0):
+        raise ValueError(
+            f"stability_of: mixing must be 0. Got {rule.mixing}. Judge it by a short run."  # type: ignore[attr-defined]
+        )
     share = 1.0 if isinstance(rule, Downpour) else 1 / (getattr(rule, "num_workers", None) or num_workers)
     share *= rule.alpha if isinstance(rule, Lookahead) else 1.0
     return way_stability(**setting, share=share, synchronous=synchronous)
