@@ -31,8 +31,8 @@ beta = {beta:g} and period {period}, around
 The **load** is the busy share of the busiest link. The **age** is that of what the center knows: every message moves
 it by the moving rate toward the age of what it brings. The **time to an error** is how long it takes until the center's
 loss is {error:g} above the minimum, from {start:g}, at the best of three learning rates. The bowl has {directions}
-directions, curvatures from {low:g} to {high:g}, and gradient noise of {sigma:g} in each; the learning rate is at most 1. 
-One worker alone takes {alone:,.0f} s.
+directions, curvatures from {low:g} to {high:g}, and gradient noise of {sigma:g} in each; the learning rate is at most
+1. One worker alone takes {alone:,.0f} s.
 """
 
 
@@ -40,7 +40,7 @@ def growth_page(rows: list[Row]) -> str:
     """The whole text of docs/growth.md."""
     made = {(row["layout"], row["workers"], row["link"]): row for row in rows if row["section"] == "growth"}
     h = growth.CURVATURES
-    text = INTRODUCTION + SETTING.replace(" \n", "\n").format(
+    text = INTRODUCTION + SETTING.format(
         values=growth.VALUES, step=growth.STEP, jitter=growth.JITTER, beta=growth.BETA, period=growth.PERIOD,
         error=growth.ERROR, start=growth.START, directions=len(h), low=h[0], high=h[-1], sigma=growth.SIGMA,
         alone=made["alone", 1, float("inf")]["seconds_to_error"],
@@ -88,8 +88,8 @@ def source(rows: list[Row]) -> str:
     row = [each for each in rows if each["section"] == "growth"][-1]
     return (
         f"\n`python benchmarks/growth.py` in virtual time: hooke {row['commit'][:10]}"
-        f"{' with changes' * row['commit'].endswith('+changes')}, {row['at'][:10]}. The tree is written after S. Zhang's "
-        "thesis (arXiv 1605.02216) from memory and its abstract: its chapter could not be read.\n"
+        f"{' with changes' * row['commit'].endswith('+changes')}, {row['at'][:10]}. The tree is written after S. "
+        "Zhang's thesis (arXiv 1605.02216) from memory and its abstract: its chapter could not be read.\n"
     )
 
 
@@ -121,11 +121,12 @@ def growth_picture(rows: list[Row], path: Path) -> None:
     for across, link in zip(grid, growth.LINKS, strict=True):
         for axes, (what, title) in zip(across, PANELS.items(), strict=True):
             for name in growth.LAYOUTS:
-                mine = sorted((row["workers"], row[what]) for row in made if (row["layout"], row["link"]) == (name, link))
-                points = [(p, value) for p, value in mine if value is not None]
+                mine = [row for row in made if (row["layout"], row["link"]) == (name, link) and row[what] is not None]
+                points = sorted((row["workers"], row[what]) for row in mine)
                 dashes = "--" if "tree" in name else "-"
                 axes.plot(*zip(*points, strict=True), dashes, color=COLORS[name], label=name, marker="o", ms=3, lw=1.5)
-            axes.set(xscale="log", yscale="linear" if what == "load" else "log", title=f"{title}, {link / 1e9:g} Gbit/s")
+            scale = "linear" if what == "load" else "log"
+            axes.set(xscale="log", yscale=scale, title=f"{title}, {link / 1e9:g} Gbit/s")
             axes.grid(alpha=0.25)
             axes.spines[["top", "right"]].set_visible(False)
     for axes in grid[-1]:

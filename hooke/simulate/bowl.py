@@ -121,9 +121,11 @@ class Motion:
         """Let a worker take `steps` steps."""
         if steps:
             power, spread = self.leg(steps)
-            moved = (power * self.state[worker]).sum(1)
+            y, single = self.state[worker], self.size == 1  # a sum over one takes as long as all the rest
+            moved = power[0] * y if single else (power * y).sum(1)
             if self._noisy:
-                moved += (spread * self._normal()).sum(1)
+                z = self._normal()
+                moved += spread[0] * z[0] if single else (spread * z).sum(1)
             self.state[worker] = moved
 
     def leg(self, steps: int) -> Leg:
