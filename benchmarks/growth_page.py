@@ -77,9 +77,11 @@ def speed(rows: list[Row]) -> str:
         return ""
     row = found[-1]
     return (
-        f"\n## The simulator\n\n{row['exchanges']:,} exchanges of {row['workers']:,} workers took "
-        f"{row['timeline']:.0f} s on one core ({row['cpu']}), and {row['with numbers']:.0f} s with the numbers of the "
-        f"bowl; the machine's load was {row['load']:.1f} before. `python benchmarks/growth.py --speed` measures it.\n"
+        f"\n## The simulator\n\n{row['exchanges']:,} exchanges of {row['workers']:,} workers take "
+        f"{row['timeline']:.0f} s of one core ({row['cpu']}), and {row['with numbers']:.0f} s with the numbers of the "
+        f"bowl. By the clock it was {row['timeline, by the clock']:.0f} and {row['with numbers, by the clock']:.0f} s; "
+        f"the machine's load was {row['load']:.1f} before (0: nothing else ran). `python benchmarks/growth.py --speed` "
+        "measures it.\n"
     )
 
 
