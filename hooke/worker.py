@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -97,6 +98,11 @@ class Worker:
         self._every_step = pull == "every_step"
         self._periods = _separate_periods(self._schedule, collect_period, delivery_period, self._every_step)
         _check_halves(rule, self._periods is not None, overlap)
+        if rule.follows_leader and fragments > 1:
+            raise ValueError(
+                f"Worker: fragments must be 1 beside {type(rule).__name__}, or the center would be a patchwork of "
+                f"leaders. Got {fragments}. Drop it."
+            )
         self._overlap, self._buffers = overlap, buffers == "average"
         self.run = Run.current()
         self.center: Center = center if center is not None else _prepared_center(self.run)
@@ -107,6 +113,8 @@ class Worker:
             )
         self.steps = 0
         self.examples = 0
+        self._losses: list[float] = []
+        self._has_loss: bool | None = None
         self._hooks: list[Any] = []
         self._rehearsal: Rehearsal | None = None
         self._evaluating = False
@@ -213,6 +221,9 @@ class Worker:
         self._exchange.after_step()
         if self.rule.plain_point:
             self._used = [(float(group["lr"]), group["momentum"]) for group in optimizer.param_groups]
+        self._count_step()
+
+    def _count_step(self) -> None:
         self.steps += 1
         if self.rule.order == "gauss-seidel":
             self._exchange_if_due(subtract_now=True)
@@ -249,6 +260,49 @@ class Worker:
             self._exchange.at(0)  # everything is due at step 0
         self._begin_exchange(subtract_now=True)
 
+    @torch.no_grad()
+    def pull_(self, rate: float) -> None:
+        """Go part of the way to the center that this worker was told last: `x' = x - rate * (x - told)`.
+
+        No data travel. It counts as a step, in place of one of the optimizer, and the exchange that is due after it
+        happens. PALSGD is `hooke.DiLoCo()` or `hooke.LocalSGD()` with such a step at probability P, at `rate = lr * eta
+        / P`, and otherwise the optimizer's own at lr / (1 - P): on average SGD on the loss plus eta / 2 |x - told|^2.
+        Averaged buffers stay as they are; an exchange under way is finished first.
+
+        Args:
+            rate: Dimensionless, in (0, 1].
+
+        Raises:
+            ValueError: `rate` outside its range, or a rule whose workers remember no center.
+
+        Example:
+            ```python
+            if random.random() < probability:
+                worker.pull_(lr * eta / probability)
+            else:
+                loss(batch).backward()
+                optimizer.step()
+            ```
+
+        Reference:
+            Naganuma et al., "Pseudo-asynchronous local SGD: robust and efficient data-parallel training", arXiv
+            2504.18454, Algorithm 1.
+        """
+        self._active("pull_()")
+        if not 0 < rate <= 1:
+            raise ValueError(f"Worker: rate of pull_ must be in (0, 1]. Got {rate}. Lower lr * eta / probability.")
+        self._exchange.finish()
+        if not self._exchange.memory:
+            raise ValueError(
+                f"Worker: pull_() needs a rule that goes on from the center. Got {self.rule!r}. Use hooke.DiLoCo() or "
+                "hooke.LocalSGD(); elastic rules have pull='every_step'."
+            )
+        parameters = slice(0, CenterSpec.of(self._flat.entries).parameters_end)
+        x = self._flat.gather_()[parameters]
+        told = self._exchange.memory[0][parameters].to(x.device)
+        self._flat.subtract_(rate * (x - told), parameters)
+        self._count_step()
+
     def _begin_exchange(self, *, subtract_now: bool, part: slice | None = None) -> None:
         known = {id(parameter) for _, parameter in self._flat.parameters()}
         updated = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -257,7 +311,21 @@ class Worker:
                 "Worker: optimizer must update the parameters that were trainable when the worker started. Got another "
                 "(unfrozen, or in an added group). Call worker.stop(), then start a new Worker on every worker."
             )
+        if self.rule.follows_leader:
+            self._report_loss()
         self._exchange.begin(self._point, subtract_now=subtract_now, part=part)
+
+    def _report_loss(self) -> None:
+        """Tell the center the mean loss since the last exchange; the first exchange may come before any."""
+        if self._losses:
+            self.center.report(math.fsum(self._losses) / len(self._losses))
+        elif not self._has_loss and self._has_loss is not None:
+            raise RuntimeError(
+                f"Worker: {type(self.rule).__name__} needs this worker's training loss. Got none up to its second "
+                "exchange. Call worker.record(loss=loss.item()) at each step."
+            )
+        self._has_loss = bool(self._has_loss or self._losses)
+        self._losses = []
 
     def _point(self) -> Tensor:
         """x as the rule means it: the parameters, or for EAMSGD the point without Nesterov's look-ahead."""
@@ -324,6 +392,7 @@ class Worker:
             "steps": self.steps,
             "examples": self.examples,
             "used": [list(used) for used in self._used],
+            "losses": list(self._losses),
             "master": self._flat.vector.to("cpu", copy=True) if self._flat.has_mirrors else None,
             **self._exchange.state(),
         }
@@ -343,6 +412,7 @@ class Worker:
             )
         self.steps, self.examples = state["steps"], state["examples"]
         self._used = [(lr, momentum) for lr, momentum in state["used"]]
+        self._losses = list(state.get("losses", ()))  # older states have none
         self._exchange.load_state({"memory": state["memory"], "told": state["told"]})
         if state["master"] is not None:
             self._flat.vector.copy_(state["master"])
@@ -410,6 +480,8 @@ class Worker:
         _check_choice("of", of, ("worker", "center"))
         self.examples += int(examples)
         self._active("record()", evaluating_too=True)
+        if self.rule.follows_leader and of == "worker" and "loss" in values:
+            self._losses.append(float(values["loss"]))
         for name, value in values.items():
             self._journal.note(name, value, self.steps, about="center" if of == "center" else None)
         if examples:

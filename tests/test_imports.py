@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rule": set(),
     "outer": {"rule"},
     "averaged": {"rule"},
+    "leader": {"rule"},
     "spec": {"flat"},
     "center": {"checkpoint", "rule", "shared_memory", "spec"},
     "shared_memory": set(),

@@ -129,6 +129,40 @@ def test_streaming_and_post_local_sgd_equal_their_references(tmp_path: Path) -> 
             assert np.abs(its_center - center).max() <= 1e-5 * np.abs(center).max()
 
 
+PROBABILITY, MIXING_RATE = 0.3, 2.0
+DRAWS = np.random.default_rng(5).random((STEPS, 2))
+
+
+def train_with_pulls(rank: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    ends = []
+    for tau in (4, 7):
+        model, center = Quadratic(11, rank), ReplicatedCenter()
+        optimizer = torch.optim.SGD(model.parameters(), lr=ETA / (1 - PROBABILITY))
+        with Worker(model, optimizer, LocalSGD(), center=center, communication_period=tau) as worker:
+            for draw in DRAWS[:, rank]:
+                if draw < PROBABILITY:
+                    worker.pull_(ETA * MIXING_RATE / PROBABILITY)
+                    continue
+                optimizer.zero_grad()
+                model().backward()
+                optimizer.step()
+            assert worker.steps == STEPS
+            ends.append((flat(model), center.pull()[:11].double().numpy()))
+    return ends
+
+
+def test_pulls_between_exchanges_are_palsgd(tmp_path: Path) -> None:
+    got = on_ranks(2, tmp_path, train_with_pulls)
+    for index, tau in enumerate((4, 7)):
+        workers, mean = reference.palsgd(
+            flat(Quadratic(11, 0)), gradient, p=2, alpha=ETA, tau=tau, steps=STEPS, probability=PROBABILITY,
+            eta=MIXING_RATE, draws=DRAWS,
+        )  # fmt: skip
+        for rank, ends in enumerate(got):
+            assert np.abs(ends[index][0] - workers[rank]).max() <= 1e-5 * np.abs(workers[rank]).max()
+            assert np.abs(ends[index][1] - mean).max() <= 1e-5 * np.abs(mean).max()
+
+
 def by_torch(rank: int, warmup: int, period: int) -> tuple[np.ndarray, np.ndarray]:
     """x by torch's own post-local SGD, and by ours; torch's first mean comes a step after its warm-up."""
     from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager

@@ -131,6 +131,38 @@ def test_exchange_happens_at_once_whatever_the_period_says(center: LocalCenter) 
         assert (center.exchanges, worker.steps) == (2, 5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_pull_goes_to_the_center_as_it_was_told_and_counts_as_a_step(center: LocalCenter, dtype: torch.dtype) -> None:
+    model = batch_normed(dtype)
+    with Worker(model, sgd(model), LocalSGD(2), center=center, communication_period=2) as worker:
+        told, start = held_by(center), statistics(model) + 3
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(2.0)
+            model[1].running_mean.add_(3.0)
+        center.put(center.pull() + 100)  # of this it has not been told
+        worker.pull_(0.25)
+        assert (worker.steps, center.exchanges) == (1, 0)
+        torch.testing.assert_close(values_of(model), told + 1.5, rtol=0, atol=0.02)
+        assert torch.equal(statistics(model)[: len(start) // 2], start[: len(start) // 2])
+        worker.pull_(1.0)  # the exchange is due
+        assert (worker.steps, center.exchanges) == (2, 1)
+        torch.testing.assert_close(values_of(model), held_by(center), rtol=0, atol=1.0)
+
+
+def test_what_can_not_be_pulled_gets_a_sentence(center: LocalCenter) -> None:
+    _, _, worker = worker_of(center)
+    memory = "Worker: pull_() needs a rule that goes on from the center. Got EASGD(beta=None, moving_rate=0.25, "
+    rate = "Worker: rate of pull_ must be in (0, 1]. Got {}. Lower lr * eta / probability."
+    with worker:
+        for bad in (0.0, 1.5, math.nan):
+            with pytest.raises(ValueError, match=f"^{re.escape(rate.format(bad))}$"):
+                worker.pull_(bad)
+        with pytest.raises(ValueError, match=f"^{re.escape(memory)}"):
+            worker.pull_(0.1)
+        assert worker.steps == 0
+
+
 def test_exchange_pulls_the_plain_point_of_eamsgd(center: LocalCenter) -> None:
     model = network()
     optimizer = nesterov(model)
