@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from hooke.rule import LocalSGD as LocalSGD
     from hooke.rule import Rule as Rule
     from hooke.run import Run as Run
+    from hooke.simulate import Cluster as Cluster
+    from hooke.simulate import Failure as Failure
+    from hooke.simulate import Simulation as Simulation
     from hooke.spec import CenterSpec as CenterSpec
     from hooke.spec import Refused as Refused
     from hooke.stability import Stability as Stability
@@ -50,6 +53,10 @@ _HOME = {
     # whether it is stable
     "Stability": "stability",
     "stability_of": "stability",
+    # many workers in one process
+    "Simulation": "simulate",
+    "Cluster": "simulate",
+    "Failure": "simulate",
     # where the center lives
     "Center": "center",
     "CenterSpec": "spec",

@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # before a run
     "stability": {"averaged", "outer", "rule"},
     "plan": {"launch", "run", "stability"},
-    "simulate": {"center", "flat", "record", "rule", "run", "spec", "worker"},
+    "simulate": {"exchange", "flat", "launch", "record", "rule", "run", "spec", "worker"},
     # the command
     "launch": {"center", "checkpoint", "record", "report", "run"},
     "report": {"claim", "record", "run"},
@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """Every module at the top level, and the others that it may import. Whoever adds one, or an arrow, writes it here."""
 
-WITHOUT_TORCH = ["record", "run", "report", "cli", "launch", "claim", "stability", "plan"]
+WITHOUT_TORCH = ["record", "run", "report", "cli", "launch", "claim", "stability", "plan", "simulate"]
 PUBLIC_MODULES = {
     "hooke.claim",
     "hooke.launch.evidence",
