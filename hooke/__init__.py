@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hooke.center import Center as Center
     from hooke.center import LocalCenter as LocalCenter
     from hooke.flat import FlatParameters as FlatParameters
+    from hooke.leader import LSGD as LSGD
     from hooke.outer import AsyncDiLoCo as AsyncDiLoCo
     from hooke.outer import DiLoCo as DiLoCo
     from hooke.outer import Lookahead as Lookahead
@@ -47,6 +48,7 @@ _HOME = {
     "DiLoCo": "outer",
     "AsyncDiLoCo": "outer",
     "MDownpour": "outer",
+    "LSGD": "leader",
     "Averaged": "averaged",
     # whether it is stable
     "Stability": "stability",

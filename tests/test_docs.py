@@ -23,6 +23,15 @@ def test_the_performance_page_is_what_the_records_say(monkeypatch: pytest.Monkey
     assert (ROOT / "docs" / "performance.md").read_text() == page.page()
 
 
+def test_the_page_on_growth_is_what_its_record_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    import growth_page
+    import machine
+
+    rows = machine.read(machine.RESULTS / "growth.jsonl")
+    assert (ROOT / "docs" / "growth.md").read_text() == growth_page.growth_page(rows)
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_links_lead_to_files_that_exist(path: Path) -> None:
     for target in re.findall(r"\]\((?!https?://)([^)#]+)", path.read_text()):

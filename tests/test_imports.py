@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rule": set(),
     "outer": {"rule"},
     "averaged": {"rule"},
+    "leader": {"rule"},
     "spec": {"flat"},
     "center": {"checkpoint", "rule", "shared_memory", "spec"},
     "shared_memory": set(),
@@ -29,7 +30,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "staging": set(),
     "exchange": {"center", "flat", "rule", "spec", "staging"},
     "journal": {"center", "exchange", "record", "run", "spec"},
-    "worker": {"center", "exchange", "flat", "journal", "resume", "rule", "run", "spec"},
+    "schedule": set(),
+    "rehearsal": {"checkpoint", "run"},
+    "worker": {"center", "exchange", "flat", "journal", "rehearsal", "resume", "rule", "run", "schedule", "spec"},
     # files and runs
     "checkpoint": set(),
     "record": set(),
@@ -41,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "claim": set(),
     # before a run
     "stability": {"averaged", "outer", "rule"},
-    "plan": {"stability"},
+    "plan": {"launch", "run", "stability"},
     "simulate": {"exchange", "flat", "launch", "record", "rule", "run", "spec", "worker"},
     # the command
     "launch": {"center", "checkpoint", "record", "report", "run"},

@@ -6,11 +6,18 @@ from typing import TYPE_CHECKING, Any
 from hooke.simulate.timeline import timeline  # at once: its module has the same name, and would hide it
 
 if TYPE_CHECKING:
+    from hooke.simulate.bowl import Bowl as Bowl
+    from hooke.simulate.bowl import stationary_variance as stationary_variance
     from hooke.simulate.cluster import Cluster as Cluster
     from hooke.simulate.cluster import Drift as Drift
     from hooke.simulate.cluster import Failure as Failure
+    from hooke.simulate.descent import Descent as Descent
+    from hooke.simulate.descent import TreeDescent as TreeDescent
     from hooke.simulate.simulation import Simulation as Simulation
     from hooke.simulate.timeline import Event as Event
+    from hooke.simulate.tree import Message as Message
+    from hooke.simulate.tree import Tree as Tree
+    from hooke.simulate.tree import tree_timeline as tree_timeline
 
 _HOME = {
     # a run with real gradients
@@ -21,6 +28,14 @@ _HOME = {
     "Failure": "cluster",
     # who exchanges when
     "Event": "timeline",
+    "tree_timeline": "tree",
+    "Tree": "tree",
+    "Message": "tree",
+    # and what that does on a noisy quadratic
+    "Bowl": "bowl",
+    "Descent": "descent",
+    "TreeDescent": "descent",
+    "stationary_variance": "bowl",
 }
 
 __all__ = ["timeline", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ class Abandoned(RuntimeError):
 class _Guest:
     """One worker at a synchronous exchange."""
 
+    worker: int
     x: Tensor
     rule: Rule
     state: State
@@ -44,6 +46,7 @@ class Shared:
         expected: How many meet at the next synchronous exchange.
         exchanges: Exchanges absorbed so far.
         refused: Exchanges refused so far.
+        losses: Of each live worker the loss that it reported last.
     """
 
     def __init__(self, *, synchronous: bool, measures_distance: bool = False) -> None:
@@ -53,15 +56,17 @@ class Shared:
         self.vector: Tensor | None = None
         self.spec = CenterSpec((), 0)
         self.memory: State = ()
+        self.losses: dict[int, float] = {}
         self._meeting: dict[int, _Guest | None] = {}
         self._all_here = threading.Condition()
         self._met = 0
         self._abandoned = False
 
-    def alone(self, x: Tensor, rule: Rule, state: State, out: Tensor | None, region: slice) -> None:
+    def alone(self, worker: int, x: Tensor, rule: Rule, state: State, out: Tensor | None, region: slice) -> None:
         """One worker's exchange, in place."""
         assert self.vector is not None
-        for in_x, in_center, here, remembers in self._parts(rule, region):
+        for in_x, in_center, bound, remembers in self._parts(rule, region):
+            here = self._led(bound, worker)
             own = tuple(vector[in_x] for vector in state) if remembers else ()
             beside = self._beside(here, in_center)
             here.exchange_(x[in_x], self.vector[in_center], own, None if out is None else out[in_x], memory=beside)
@@ -101,6 +106,14 @@ class Shared:
             (slice(border, None), slice(middle, region.stop), rule.buffer_rule().bind(self.workers), False),
         ]
 
+    def _led(self, rule: Rule, worker: int) -> Rule:
+        """The rule for this worker, where it matters who leads: the lowest loss, the first of equals."""
+        if not rule.follows_leader:
+            return rule
+        leader = min(sorted(self.losses), key=lambda one: self.losses[one], default=None)
+        leads = leader == worker and math.isfinite(self.losses[worker])
+        return rule.leading(leads)  # type: ignore[attr-defined]
+
     def _beside(self, rule: Rule, part: slice) -> State:
         return tuple(vector[part] for vector in self.memory) if rule.center_memory else ()
 
@@ -113,12 +126,15 @@ class Shared:
         assert self.vector is not None
         center = self.vector[in_center]
         states = [tuple(vector[in_x] for vector in guest.state) if remembers else () for guest in guests]
-        deltas = [rule.delta(guest.x[in_x], center, state) for guest, state in zip(guests, states, strict=True)]
+        rules = [self._led(rule, guest.worker) for guest in guests]
+        deltas = [
+            here.delta(guest.x[in_x], center, state) for here, guest, state in zip(rules, guests, states, strict=True)
+        ]
         rule.absorb_(center, torch.stack(deltas).sum(0), self._beside(rule, in_center))
-        for guest, delta, state in zip(guests, deltas, states, strict=True):
+        for here, guest, delta, state in zip(rules, guests, deltas, states, strict=True):
             x = guest.x[in_x]
-            correction = rule.settle(x, delta, center, state)
-            for old, new in zip(state, rule.remembered(x - correction, center), strict=True):
+            correction = here.settle(x, delta, center, state)
+            for old, new in zip(state, here.remembered(x - correction, center), strict=True):
                 old.copy_(new)
             guest.out[in_x] = correction
 
@@ -216,9 +232,9 @@ class VirtualCenter:
             self.measured = self.distance(x)
         if shared.synchronous:
             assert out is not None
-            shared.together(self._worker, _Guest(x, rule, state, out, region) if refusal is None else None)
+            shared.together(self._worker, _Guest(self._worker, x, rule, state, out, region) if refusal is None else None)
         elif refusal is None:
-            shared.alone(x, rule, state, out, region)
+            shared.alone(self._worker, x, rule, state, out, region)
         if refusal is not None:
             shared.refused += 1
             raise refusal
@@ -248,11 +264,16 @@ class VirtualCenter:
         for vector, its_values in zip(self._shared.memory, beside, strict=False):
             vector.copy_(its_values)
 
+    def report(self, loss: float) -> None:
+        """Say how well the worker does; one whose loss is not finite never leads."""
+        self._shared.losses[self._worker] = loss if math.isfinite(loss) else math.inf
+
     def beat(self, step: int) -> None:
         """Nothing to say: a simulated worker lives as long as the simulation says."""
 
     def leave(self, *, finished: bool = False) -> None:
-        """Nothing to do."""
+        """Nobody follows who has left."""
+        self._shared.losses.pop(self._worker, None)
 
 
 def _refusal(x: Tensor, region: slice) -> Refused | None:

@@ -119,6 +119,8 @@ class Member:
         """Its gradient is there."""
         self.has_gradient = True
         self._losses.append(loss)
+        if self.worker.rule.follows_leader:
+            self.worker.record(loss=loss)
         first = next((leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor)), None)
         self.examples += 0 if first is None or first.dim() == 0 else first.shape[0]
 

@@ -31,10 +31,11 @@ class Event(NamedTuple):
         worker: Its number.
         step: Steps that the worker had taken when the event began.
         begun: When it began.
-        absorbed: When the center had taken in the whole vector; for other kinds `begun`.
-        settled: When the correction had come back; inf if the worker died before.
+        absorbed: When the center had taken in the whole vector. For `"missed"`, when it had taken in the one under way,
+            if that is later than `begun`; so a worker's events keep their order. For other kinds `begun`.
+        settled: When the correction had come back; inf if the worker died before, or the run ended.
         settled_step: Steps that the worker has taken when the correction is subtracted; `step` where it waits.
-        workers: Live workers when absorbed; after it, for a worker that joined, died or left.
+        workers: Live workers when absorbed, of a ring those that took part; for who joined, died or left, afterwards.
         ran: The steps that it took since its event before.
     """
 
@@ -67,6 +68,8 @@ def timeline(
     seed: int = 0,
 ) -> Iterator[Event]:
     """All events of a run in the order of `absorbed`, then of the worker's number; the same for the same seed.
+
+    At one moment, deaths and joinings come first.
 
     Each worker exchanges at its step 0, then whenever the period divides its own count of steps, before that step. An
     exchange sends the vector up and brings one down. What several workers send at once waits in the center's link,
@@ -105,7 +108,7 @@ def timeline(
         left 1 11 1.26 1.26 1.26
     """
     if (steps is None) == (seconds is None):
-        raise ValueError(f"timeline: give steps or seconds, not both. Got steps={steps}, seconds={seconds}. Drop one.")
+        raise ValueError(f"timeline: give steps or seconds, not both. Got steps={steps}, seconds={seconds}. Give one.")
     if communication_period < 1:
         raise ValueError(f"timeline: communication_period must be at least 1. Got {communication_period}. Use e.g. 10.")
     if synchronous and (overlap or cluster.shards > 1 or cluster.lost):
@@ -118,7 +121,21 @@ def timeline(
 
 
 class _Worker:
-    __slots__ = ("ahead", "dies", "finished", "here", "leg", "life", "lost", "number", "pace", "settled", "step")
+    __slots__ = (
+        "ahead",
+        "dies",
+        "finished",
+        "here",
+        "leg",
+        "life",
+        "lost",
+        "number",
+        "pace",
+        "settled",
+        "step",
+        "told",
+        "untold",
+    )
 
     def __init__(self, cluster: Cluster, number: int, period: int, seed: int) -> None:
         self.number = number
@@ -126,7 +143,8 @@ class _Worker:
         self.lost = stream(seed, number, 2) if cluster.lost else None
         self.step = 0  # at the end of its leg
         self.leg, self.ahead = _NOTHING, deque[Leg]()
-        self.settled = 0
+        self.settled = self.told = 0  # the last exchange: when it has settled, when it was absorbed
+        self.untold = _NOTHING  # steps before an exchange that never was
         self.here, self.finished, self.life = True, False, 0
         self.dies = _NEVER
 
@@ -149,6 +167,8 @@ class _Waiting:
         self.piece = ticks(transfer / cluster.shards)
         self.free = 0
         self.workers = [_Worker(cluster, number, period, seed) for number in range(cluster.num_workers)]
+        for worker in self.workers:
+            worker.dies = self.horizon + 1
         self.here = self.live = cluster.num_workers  # on the heap's clock; among the events told
         self.heap = [(0, number, 0) for number in range(cluster.num_workers)]
         self.told: list[tuple] = []
@@ -173,9 +193,8 @@ class _Waiting:
                 self._die(worker, now)
             elif what == _JOINS:
                 self._join(worker, now)
-        while told and told[0][0] <= horizon:
+        while told:
             yield self._tell()
-        told.clear()
         for worker in self.workers:
             if worker.here:
                 step, ran = worker.ran(horizon)
@@ -183,28 +202,43 @@ class _Waiting:
                 yield self._tell()
 
     def _tell(self) -> Event:
-        absorbed, number, _, kind, step, begun, settled, settled_step, ran = heapq.heappop(self.told)
+        absorbed, _, number, _, kind, step, begun, settled, settled_step, workers, ran = heapq.heappop(self.told)
         if kind == "joined":
             self.live += 1
         elif kind in ("died", "left"):
             self.live -= 1
         settled = math.inf if settled is None else settled / TICKS
-        return Event(kind, number, step, begun / TICKS, absorbed / TICKS, settled, settled_step, self.live, ran)
+        return Event(
+            kind, number, step, begun / TICKS, absorbed / TICKS, settled, settled_step, workers or self.live, ran
+        )
 
-    def _note(self, kind: Kind, worker: _Worker, step: int, now: int, ran: Leg) -> None:
+    def _note(
+        self, kind: Kind, worker: _Worker, step: int, begun: int, ran: Leg, *, absorbed: int = 0,
+        settled: int | None = 0, settled_step: int | None = None, workers: int = 0,
+    ) -> None:  # fmt: skip
         self.count += 1
-        heapq.heappush(self.told, (now, worker.number, self.count, kind, step, now, now, step, ran))
+        if len(worker.untold.ends):
+            ran, worker.untold = _joined(worker.untold, ran), _NOTHING
+        first = kind not in ("died", "joined")
+        settled = begun if settled == 0 else settled
+        when, step_then = max(begun, absorbed), step if settled_step is None else settled_step
+        heapq.heappush(
+            self.told, (when, first, worker.number, self.count, kind, step, begun, settled, step_then, workers, ran)
+        )
 
     def _note_exchange(
-        self, worker: _Worker, begun: int, absorbed: int, settled: int, step: int, settled_step: int, ran: Leg
-    ) -> None:
-        if absorbed > worker.dies:
+        self, worker: _Worker, begun: int, absorbed: int, settled: int, step: int, settled_step: int, ran: Leg,
+        workers: int = 0,
+    ) -> None:  # fmt: skip
+        if absorbed >= worker.dies:
+            worker.untold = _joined(worker.untold, ran)
             return
-        self.count += 1
-        back = None if settled > worker.dies else settled
-        heapq.heappush(
-            self.told, (absorbed, worker.number, self.count, "exchange", step, begun, back, settled_step, ran)
-        )
+        worker.told = absorbed
+        back = None if settled >= worker.dies else settled
+        self._note(
+            "exchange", worker, step, begun, ran, absorbed=absorbed, settled=back, settled_step=settled_step,
+            workers=workers,
+        )  # fmt: skip
 
     # What comes due ---------------------------------------------------------------------------------------------
 
@@ -220,7 +254,7 @@ class _Waiting:
             self._exchange(worker, now, step, ran)
 
     def _miss(self, worker: _Worker, now: int, step: int, ran: Leg) -> None:
-        self._note("missed", worker, step, now, ran)
+        self._note("missed", worker, step, now, ran, absorbed=worker.told)
         self._run(worker, now)
 
     def _send(self, now: int) -> tuple[int, int]:
@@ -255,7 +289,7 @@ class _Waiting:
     def _join(self, worker: _Worker, now: int) -> None:
         if worker.finished:
             return
-        worker.here, worker.step, worker.settled = True, 0, now
+        worker.here, worker.step, worker.settled, worker.told = True, 0, now, now
         worker.leg = Leg(now, ())
         worker.ahead.clear()
         self.here += 1
@@ -268,7 +302,15 @@ class _Waiting:
 
     def _next_death(self, worker: _Worker, now: int) -> None:
         deaths = (ticks(each.at) for each in self.cluster.failures_of(worker.number))
-        worker.dies = next((at for at in deaths if at > now), _NEVER)
+        worker.dies = next((at for at in deaths if at > now), self.horizon + 1)
+
+
+def _joined(one: Leg, other: Leg) -> Leg:
+    """Both, one after the other."""
+    if not len(one.ends):
+        return other
+    later = [other.start - one.start + int(end) for end in other.ends]
+    return Leg(one.start, [*(int(end) for end in one.ends), *later])
 
 
 class _Overlapping(_Waiting):
@@ -319,7 +361,8 @@ class _Ring(_Waiting):
             return
         hops = 2 * (self.here - 1)
         settled = now + round(hops * self.transfer / self.here) + hops * self.latency
+        part = sum(settled < each[0].dies for each in self.waiting)
         for worker, begun, step, ran in sorted(self.waiting, key=lambda each: each[0].number):
-            self._note_exchange(worker, begun, settled, settled, step, step, ran)
+            self._note_exchange(worker, begun, settled, settled, step, step, ran, workers=part)
             self._run(worker, settled)
         self.waiting = []

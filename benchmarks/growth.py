@@ -1,0 +1,228 @@
+"""What growth costs: one to ten thousand simulated workers around one center, a sharded one, or a tree of centers.
+
+    python benchmarks/growth.py [--workers 1 4 16 ...] [--speed]
+
+Everything but `--speed` is virtual time, the same on every machine. Each row is one layout, link and number of workers:
+how busy the busiest link is, how old the center's knowledge is, how much faster p workers step than one, and after how
+many seconds the center of EASGD is within a given error of the minimum of a noisy quadratic, at the best of the
+learning rates that reach it. Rows that are in the record are not made again. `--speed` measures the simulator itself:
+the seconds that a million exchanges of ten thousand workers take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import os
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import machine
+import numpy as np
+
+from hooke.simulate import Bowl, Cluster, Descent, Tree, TreeDescent, timeline, tree_timeline
+
+VALUES, STEP, JITTER, PERIOD, BETA = 25_000_000, 0.1, 0.1, 10, 0.9
+TRANSFER_BITS = 32 * VALUES
+LINKS = (1e10, 1e11)
+WORKERS = (4, 16, 64, 256, 1024, 10_000)
+CURVATURES, SIGMA, START, ERROR = tuple(np.geomspace(0.02, 1, 32).tolist()), 1.0, 8.0, 0.01
+LAYOUTS = ("star", "star, overlap", "8 shards", "64 shards", "tree, multi-scale", "tree, up/down")
+MOST = 3_000_000  # messages of a run; whoever has not arrived by then never does
+
+
+class Layout:
+    """One way to join p workers: its events, and what they do to the numbers of a bowl and to the age of the center."""
+
+    def __init__(self, name: str, workers: int, link: float) -> None:
+        self.name, self.workers, self.link = name, workers, link
+        self.transfer = TRANSFER_BITS / link
+        self.shards = int(name.split()[0]) if "shards" in name else 1
+        self.overlap = "overlap" in name
+        round_trip = max(2 * self.transfer, workers * self.transfer / self.shards)
+        hidden = int(np.ceil(round_trip / STEP * 1.1))  # with room for the jitter, so that nothing is missed
+        self.period = max(PERIOD, hidden) if self.overlap else PERIOD
+        jitter = (
+            JITTER if self.period <= 1000 else 0.0
+        )  # over longer periods it averages out, and drawing it takes long
+        self.cluster = Cluster(workers, STEP, jitter=jitter, bandwidth=link, shards=self.shards)
+        self.round_seconds = max(self.period * STEP, round_trip)
+
+    def events(self, seconds: float) -> Iterator[Any]:
+        """In order of time."""
+        return timeline(
+            self.cluster, values=VALUES, communication_period=self.period, seconds=seconds, overlap=self.overlap
+        )
+
+    def descent(self, bowl: Bowl, start: np.ndarray) -> Any:
+        """What the events do to the center."""
+        return Descent(bowl, self.workers, start=start.tolist(), beta=BETA)
+
+    def now(self, event: Any) -> float:
+        """When an event happens."""
+        return event.absorbed
+
+    def measured(self) -> dict[str, float]:
+        """Load, age and speed-up in the second half of a run."""
+        horizon, alpha, center = 24 * self.round_seconds, min(1.0, BETA / self.workers), 0.0
+        busy = steps = 0.0
+        ages = []
+        for event in self.events(horizon):
+            late = event.absorbed > horizon / 2
+            steps += late and float((event.ends > horizon / 2).sum())
+            if event.kind == "exchange":
+                center += alpha * (event.begun - center)
+                if late:
+                    busy += self.transfer / self.shards
+                    ages.append(event.absorbed - center)
+        half = horizon / 2
+        return {"load": busy / half, "age": statistics.fmean(ages), "speed_up": steps * STEP / half}
+
+
+class InTree(Layout):
+    """The leaves of a tree, which never wait."""
+
+    def __init__(self, name: str, workers: int, link: float) -> None:
+        super().__init__(name, workers, link)
+        self.tree = Tree.multi_scale(workers) if "scale" in name else Tree.up_down(workers)
+
+    def events(self, seconds: float) -> Iterator[Any]:
+        """In order of time."""
+        return tree_timeline(self.cluster, self.tree, values=VALUES, seconds=seconds)
+
+    def descent(self, bowl: Bowl, start: np.ndarray) -> Any:
+        """What the events do to the center."""
+        return TreeDescent(bowl, self.tree, start=start.tolist(), beta=BETA)
+
+    def now(self, event: Any) -> float:
+        """When an event happens."""
+        return event.at
+
+    def measured(self) -> dict[str, float]:
+        """Load, age and speed-up in the second half of a run."""
+        horizon, alpha = 100.0, BETA / (self.tree.degree + 1)
+        root, leaves = sum(self.tree.sizes) - 1, self.workers
+        stamp, under_way = [0.0] * (root + 1), {}
+        busy = {way: [0.0] * (root + 1) for way in ("in", "out")}
+        ages = []
+        for message in self.events(horizon):
+            way, late = (message.source, message.target), message.at > horizon / 2
+            if message.kind == "sent":
+                under_way[way] = message.at if message.source < leaves else stamp[message.source]
+                busy["out"][message.source] += late * self.transfer
+            elif message.kind == "received":
+                stamp[message.target] += alpha * (under_way.pop(way) - stamp[message.target])
+                busy["in"][message.target] += late * self.transfer
+                if late and message.target == root:
+                    ages.append(message.at - stamp[root])
+        load = max(max(each) for each in busy.values()) / (horizon / 2)
+        return {"load": load, "age": statistics.fmean(ages), "speed_up": float(leaves)}
+
+
+class Alone(Layout):
+    """One worker without a center: the "center" is its own parameters."""
+
+    def descent(self, bowl: Bowl, start: np.ndarray) -> Any:
+        """What the events do to the one worker."""
+        return Descent(bowl, 1, method="local-sgd", start=start.tolist())
+
+    def measured(self) -> dict[str, float]:
+        """Nothing is sent."""
+        return {"load": 0.0, "age": 0.0, "speed_up": 1.0}
+
+
+def layout(name: str, workers: int, link: float) -> Layout:
+    kind = InTree if "tree" in name else Alone if name == "alone" else Layout
+    return kind(name, workers, link)
+
+
+def rates(workers: int) -> list[float]:
+    """Powers of 1/2, up to 1: around the largest whose noise leaves room within the error for the mean of p workers."""
+    h, all_rates = np.array(CURVATURES), 0.5 ** np.arange(30)
+    noise = np.array([(lr * SIGMA**2 / (2 * workers * (2 - lr * h))).sum() for lr in all_rates])
+    first = int((noise < 0.8 * ERROR).argmax())
+    return [float(all_rates[i]) for i in (first, first + 1, first - 1) if i >= 0]
+
+
+def seconds_to_error(made: Layout, lr: float, limit: float) -> float | None:
+    """When the median of three looks at the center (each after 2% more time) is within the error."""
+    bowl = Bowl(CURVATURES, SIGMA, lr)
+    run = made.descent(bowl, np.sqrt(2 * START / len(CURVATURES) / np.array(CURVATURES)))
+    looks, next_look = [START] * 3, 0.0
+    for count, event in enumerate(made.events(1e9)):
+        now = made.now(event)
+        if now >= next_look:
+            looks = [*looks[1:], run.excess]
+            if statistics.median(looks) <= ERROR:
+                return now
+            if count > MOST or now > limit or looks[-1] > 100 * START:
+                return None
+            next_look = now + max(STEP, 0.02 * now)
+        run.absorb(event)
+    return None
+
+
+def row(name: str, workers: int, link: float) -> dict[str, Any]:
+    made = layout(name, workers, link)
+    best, lr = math.inf, None
+    for each in rates(workers):
+        seconds = seconds_to_error(made, each, best)
+        best, lr = (seconds, each) if seconds is not None else (best, lr)
+    return {
+        "section": "growth", "layout": name, "workers": workers, "link": link, "period": made.period,
+        **made.measured(), "seconds_to_error": best if lr else None, "lr": lr,
+    }  # fmt: skip
+
+
+def speed() -> dict[str, Any]:
+    """Seconds of a million exchanges of ten thousand workers: the clock alone, and with the numbers of a bowl.
+
+    Seconds of one processor, which other work on the machine lengthens less than those by the clock.
+    """
+    found: dict[str, Any] = {"section": "speed", "workers": 10_000, "exchanges": 1_000_000, "load": os.getloadavg()[0]}
+    made = layout("star", 10_000, 1e13)
+    for what in ("timeline", "with numbers"):
+        run = made.descent(Bowl(CURVATURES, SIGMA, 0.1), np.ones(len(CURVATURES)))
+        began, exchanges = (time.process_time(), time.perf_counter()), 0
+        for event in made.events(1e9):
+            if what != "timeline":
+                run.absorb(event)
+            exchanges += event.kind == "exchange"
+            if exchanges == found["exchanges"]:
+                break
+        found[what] = time.process_time() - began[0]
+        found[f"{what}, by the clock"] = time.perf_counter() - began[1]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
+    parser.add_argument("--speed", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.speed:
+        machine.append("growth", speed())
+        return
+    record = machine.read(machine.RESULTS / "growth.jsonl")
+    made = {(each["layout"], each["workers"], each["link"]) for each in record if each["section"] == "growth"}
+    for name, workers, link in cells(arguments.workers):
+        if (name, workers, link) not in made:
+            began = time.perf_counter()
+            new = row(name, workers, link)
+            machine.append("growth", new)
+            print(new, f"{time.perf_counter() - began:.1f} s", flush=True)
+
+
+def cells(workers: Sequence[int]) -> Iterator[tuple[str, int, float]]:
+    """All rows that the record should have."""
+    yield "alone", 1, math.inf
+    for count, link, name in itertools.product(workers, LINKS, LAYOUTS):
+        if count >= (16 if "tree" in name else 2):
+            yield name, count, link
+
+
+if __name__ == "__main__":
+    main()
