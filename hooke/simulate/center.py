@@ -232,7 +232,8 @@ class VirtualCenter:
             self.measured = self.distance(x)
         if shared.synchronous:
             assert out is not None
-            shared.together(self._worker, _Guest(self._worker, x, rule, state, out, region) if refusal is None else None)
+            guest = _Guest(self._worker, x, rule, state, out, region)
+            shared.together(self._worker, guest if refusal is None else None)
         elif refusal is None:
             shared.alone(self._worker, x, rule, state, out, region)
         if refusal is not None:
