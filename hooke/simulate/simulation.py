@@ -11,15 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hooke.flat import FlatParameters
 from hooke.record import Record
 from hooke.rule import Rule
-from hooke.simulate.center import Abandoned, Shared, VirtualCenter
+from hooke.simulate.center import Abandoned, Shared
 from hooke.simulate.cluster import Cluster
+from hooke.simulate.crew import Crew, Recipe
 from hooke.simulate.gradient import Gradients, Loss
 from hooke.simulate.member import Member, Scheduler
 from hooke.simulate.pace import Leg
@@ -112,23 +112,24 @@ class Simulation:
     ) -> None:
         self.cluster = Cluster(num_workers=4) if cluster is None else cluster
         self.rule, self.seconds = rule, 0.0
-        self._batches, self._seed, self._closed = batches, seed, False
-        self._initial, self._optimizer, self._scheduler = copy.deepcopy(model), optimizer, scheduler
+        self._closed = False
         self._view = copy.deepcopy(model)
         self._view_flat = FlatParameters(self._view, buffers=buffers == "average")
-        self._gradients = Gradients(loss, stacked, self._view_flat.vector.device)
-        self._options = {
+        self._fragments = fragments
+        options: dict[str, Any] = {
             "communication_period": communication_period,
             "fragments": fragments,
             "overlap": overlap,
             "buffers": buffers,
         }
         _check(communication_period, fragments, overlap, synchronous)
+        self._recipe = Recipe(copy.deepcopy(model), optimizer, scheduler, rule, options)
+        gradients = Gradients(loss, stacked, self._view_flat.vector.device)
+        self._members = Crew(gradients, batches, seed, rule, self._ahead)
         self._shared = Shared(synchronous=synchronous, measures_distance=rows is not None)
-        self._members: dict[int, Member] = {}
         self._steps_before = 0  # of workers that died
         for number in range(self.cluster.num_workers):
-            self._join(number)
+            self._members[number] = self._recipe.member(number, self._shared)
         self._events = timeline(
             self.cluster,
             values=math.ceil(self._shared.spec.numel / fragments),
@@ -139,7 +140,7 @@ class Simulation:
             seed=seed,
         )
         self._upcoming: deque[Event] = deque()
-        settings = {**self._options, "synchronous": synchronous, "seed": seed}
+        settings = {**options, "synchronous": synchronous, "seed": seed}
         self._rows = None if rows is None else Rows(Path(rows), rule, self.cluster, settings)
 
     # What can be seen -------------------------------------------------------------------------------------------
@@ -276,7 +277,7 @@ class Simulation:
         if event.kind == "died":
             self._die(event)
         elif event.kind == "joined":
-            self._join(event.worker)
+            self._members[event.worker] = self._recipe.member(event.worker, self._shared)
             if self._rows is not None:
                 self._rows.joined(event)
         elif self._shared.synchronous:
@@ -284,14 +285,20 @@ class Simulation:
         else:
             self._exchange(event)
 
+    def _die(self, event: Event) -> None:
+        self._members.pop(event.worker).end()
+        self._steps_before += event.step
+        if self._rows is not None:
+            self._rows.died(event)
+
     # Exchanges --------------------------------------------------------------------------------------------------
 
     def _exchange(self, event: Event) -> None:
-        member, call = self._members[event.worker], self._call_of(event)
+        member, call = self._members[event.worker], self._members.call_of(event)
         if call < 0:  # before the first step there is nothing to exchange between steps
             return
         before = self.exchanges
-        self._prepare({event.worker: call})
+        self._members.prepare({event.worker: call})
         member.center.lost = lost = event.kind == "missed" and not member.is_busy_after(event.step)
         member.step()
         if member.is_waiting and (lost or event.kind == "exchange"):
@@ -301,11 +308,11 @@ class Simulation:
     def _meet(self, first: Event) -> None:
         """A synchronous exchange: each worker steps in a thread of its own, and all meet at the center."""
         events = [first, *self._upcoming_with(first)]
-        calls = {event.worker: self._call_of(event) for event in events}
+        calls = {event.worker: self._members.call_of(event) for event in events}
         events = [event for event in events if calls[event.worker] >= 0]
         if not events:
             return
-        self._prepare({event.worker: calls[event.worker] for event in events})
+        self._members.prepare({event.worker: calls[event.worker] for event in events})
         before, self._shared.expected = self.exchanges, len(events)
         with ThreadPoolExecutor(len(events)) as threads:
             done = [threads.submit(self._step_or_abandon, self._members[event.worker]) for event in events]
@@ -332,10 +339,6 @@ class Simulation:
             self._shared.abandon()
             raise
 
-    def _call_of(self, event: Event) -> int:
-        """Which call of `optimizer.step()` carries the exchange: Gauss-Seidel exchanges end the step before."""
-        return event.step - (0 if self.rule.order == "jacobi" else 1)
-
     def _note(self, event: Event, member: Member, *, others: int, lost: bool) -> None:
         member.seen, member.reached = self.exchanges, max(member.reached, event.step)
         if self._rows is None:
@@ -345,64 +348,9 @@ class Simulation:
             why = str(member.center.failure) if lost else "the exchange before is still under way"
             self._rows.missed(event, why)
             return
-        moved = 4 * math.ceil(self._shared.spec.numel / self._options["fragments"])
+        moved = 4 * math.ceil(self._shared.spec.numel / self._fragments)
         center = member.center
         self._rows.exchanged(event, Exchanged(others, moved, center.measured, center.failure))
-
-    # Workers ----------------------------------------------------------------------------------------------------
-
-    def _join(self, number: int) -> None:
-        model = copy.deepcopy(self._initial)
-        optimizer = self._optimizer(model.parameters())
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise ValueError(
-                f"Simulation: optimizer must make one from parameters. Got {optimizer!r} from it. Use e.g. "
-                "lambda parameters: torch.optim.SGD(parameters, lr=0.1)."
-            )
-        scheduler = None if self._scheduler is None else self._scheduler(optimizer)
-        center = VirtualCenter(self._shared, number)
-        self._members[number] = Member(number, model, optimizer, scheduler, self.rule, center, self._options)
-
-    def _die(self, event: Event) -> None:
-        self._members.pop(event.worker).end()
-        self._steps_before += event.step
-        if self._rows is not None:
-            self._rows.died(event)
-
-    # Gradients --------------------------------------------------------------------------------------------------
-
-    def _prepare(self, targets: dict[int, int]) -> None:
-        """Bring these workers to their calls, gradient included; and, where it is faster, others toward theirs."""
-        if self._gradients.stacked:
-            targets = self._next_calls(set(targets)) | targets
-        while pending := [self._members[n] for n, to in sorted(targets.items()) if not self._members[n].is_ready(to)]:
-            for member in [member for member in pending if member.has_gradient]:
-                member.step()
-            self._compute([member for member in pending if not member.has_gradient])
-
-    def _next_calls(self, known: set[int]) -> dict[int, int]:
-        """The next exchange of each other worker, as far as it is near; none beyond a worker's death."""
-        calls = {}
-        for index in range(2 * len(self._members)):
-            event = self._ahead(index)
-            if event.worker not in known and event.worker in self._members:
-                known.add(event.worker)
-                if event.kind in ("exchange", "missed") and self._call_of(event) >= 0:
-                    calls[event.worker] = self._call_of(event)
-        return calls
-
-    def _compute(self, members: list[Member]) -> None:
-        if not members:
-            return
-        batches = [self._batches(member.number, member.calls) for member in members]
-        seeds = [_seed(self._seed, member.number, member.calls) for member in members]
-        losses = self._gradients.compute_([member.worker.model for member in members], batches, seeds)
-        for member, loss, batch in zip(members, losses, batches, strict=True):
-            member.computed(loss, batch)
-
-
-def _seed(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def _raise_cause(done: list[Future[None]]) -> None:

@@ -90,7 +90,7 @@ def test_stacked_gradients_equal_those_of_one_model_after_the_other(make: Any, l
 def test_a_stacked_simulation_equals_one_that_goes_worker_by_worker(
     make: Any, loss: Any, batches: Any, overlap: bool
 ) -> None:
-    cluster = Cluster(3, [1.0, 1.3, 1.9], jitter=0.3, bandwidth=5e3, latency=0.3)
+    cluster = Cluster(3, [1.0, 1.3, 1.9], jitter=0.3, bandwidth=1e4, latency=0.3)
 
     def center(stacked: bool) -> Tensor:
         torch.manual_seed(0)
@@ -175,7 +175,7 @@ def test_on_an_accelerator_workers_are_stacked_and_equal_those_on_the_cpu() -> N
             before = torch.cuda.get_rng_state()
             simulation.run(25.0)
             assert torch.equal(torch.cuda.get_rng_state(), before)
-            assert simulation._gradients.stacked == (device == "cuda")
+            assert simulation._members._gradients.stacked == (device == "cuda")
             return simulation.center.cpu()
 
     torch.testing.assert_close(center("cuda"), center("cpu"), rtol=1e-3, atol=1e-4)

@@ -64,6 +64,7 @@ SETUPS = (
     Setup("eamsgd-gs", hooke.EAMSGD(order="gauss-seidel"), "nesterov"),
     Setup("downpour", hooke.Downpour(), "decay"),
     Setup("diloco-adamw-batchnorm", hooke.DiLoCo(), "adamw", normalized=True),
+    Setup("lsgd-batchnorm", hooke.LSGD(), normalized=True),
     Setup("averaged-async-diloco", hooke.Averaged(hooke.AsyncDiLoCo()), "adamw"),
 )
 
@@ -80,7 +81,9 @@ def work(number: int, pipe: Connection) -> None:
             for target in iter(pipe.recv, None):
                 while worker.steps < target:
                     optimizer.zero_grad()
-                    loss(model, batch_of(number, worker.steps)).backward()
+                    value = loss(model, batch_of(number, worker.steps))
+                    worker.record(loss=value.item())  # some rule may want to know
+                    value.backward()
                     optimizer.step()
                 pipe.send(state_of(model))
             memory = b"".join(bits(vector) for vector in center.pull_memory().values())
@@ -173,7 +176,7 @@ def train(rank: int, setup: Setup, steps: int) -> tuple[np.ndarray, bytes]:
 
 @pytest.mark.parametrize("setup", RANKED, ids=lambda setup: setup.name)
 def test_a_synchronous_simulation_equals_real_ranks_to_the_bit(setup: Setup, tmp_path: Path) -> None:
-    cluster = Cluster(2, [1.0, 1.4], jitter=0.3, bandwidth=5e3, latency=0.05)
+    cluster = Cluster(2, [1.0, 1.4], jitter=0.3, bandwidth=1e4, latency=0.05)
     with Simulation(
         setup.model(),
         loss,
