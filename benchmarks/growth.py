@@ -18,7 +18,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import machine
 import numpy as np
@@ -35,6 +35,15 @@ LAYOUTS = ("star", "star, overlap", "8 shards", "64 shards", "tree, multi-scale"
 MOST = 3_000_000  # messages of a run; whoever has not arrived by then never does
 
 
+class Look(NamedTuple):
+    """What was seen at one moment: the loss, the age of the center, the steps of all workers."""
+
+    now: float
+    excess: float
+    age: float
+    steps: float
+
+
 class Layout:
     """One way to join p workers: its events, and what they do to the numbers of a bowl and to the age of the center."""
 
@@ -46,11 +55,10 @@ class Layout:
         round_trip = max(2 * self.transfer, workers * self.transfer / self.shards)
         hidden = int(np.ceil(round_trip / STEP * 1.1))  # with room for the jitter, so that nothing is missed
         self.period = max(PERIOD, hidden) if self.overlap else PERIOD
-        jitter = (
-            JITTER if self.period <= 1000 else 0.0
-        )  # over longer periods it averages out, and drawing it takes long
+        jitter = JITTER if self.period <= 1000 else 0.0  # over longer periods it averages out
         self.cluster = Cluster(workers, STEP, jitter=jitter, bandwidth=link, shards=self.shards)
-        self.round_seconds = max(self.period * STEP, round_trip)
+        self.alpha, self.known = min(1.0, BETA / workers), 0.0  # known: the mean moment of what the center knows
+        self.busy = self.steps = 0.0
 
     def events(self, seconds: float) -> Iterator[Any]:
         """In order of time."""
@@ -66,21 +74,12 @@ class Layout:
         """When an event happens."""
         return event.absorbed
 
-    def measured(self) -> dict[str, float]:
-        """Load, age and speed-up in the second half of a run."""
-        horizon, alpha, center = 24 * self.round_seconds, min(1.0, BETA / self.workers), 0.0
-        busy = steps = 0.0
-        ages = []
-        for event in self.events(horizon):
-            late = event.absorbed > horizon / 2
-            steps += late and float((event.ends > horizon / 2).sum())
-            if event.kind == "exchange":
-                center += alpha * (event.begun - center)
-                if late:
-                    busy += self.transfer / self.shards
-                    ages.append(event.absorbed - center)
-        half = horizon / 2
-        return {"load": busy / half, "age": statistics.fmean(ages), "speed_up": steps * STEP / half}
+    def note(self, event: Any) -> None:
+        """Add up steps and busy seconds, and move the center's knowledge."""
+        self.steps += len(event.ran.ends)
+        if event.kind == "exchange":
+            self.known += self.alpha * (event.begun - self.known)
+            self.busy += self.transfer / self.shards
 
 
 class InTree(Layout):
@@ -89,6 +88,10 @@ class InTree(Layout):
     def __init__(self, name: str, workers: int, link: float) -> None:
         super().__init__(name, workers, link)
         self.tree = Tree.multi_scale(workers) if "scale" in name else Tree.up_down(workers)
+        self.alpha = BETA / (self.tree.degree + 1)
+        nodes = sum(self.tree.sizes)
+        self.moments, self.under_way = [0.0] * nodes, dict[tuple[int, int], float]()
+        self.carried = [0.0] * nodes, [0.0] * nodes  # seconds of each node's link, in and out
 
     def events(self, seconds: float) -> Iterator[Any]:
         """In order of time."""
@@ -102,25 +105,22 @@ class InTree(Layout):
         """When an event happens."""
         return event.at
 
-    def measured(self) -> dict[str, float]:
-        """Load, age and speed-up in the second half of a run."""
-        horizon, alpha = 100.0, BETA / (self.tree.degree + 1)
-        root, leaves = sum(self.tree.sizes) - 1, self.workers
-        stamp, under_way = [0.0] * (root + 1), {}
-        busy = {way: [0.0] * (root + 1) for way in ("in", "out")}
-        ages = []
-        for message in self.events(horizon):
-            way, late = (message.source, message.target), message.at > horizon / 2
-            if message.kind == "sent":
-                under_way[way] = message.at if message.source < leaves else stamp[message.source]
-                busy["out"][message.source] += late * self.transfer
-            elif message.kind == "received":
-                stamp[message.target] += alpha * (under_way.pop(way) - stamp[message.target])
-                busy["in"][message.target] += late * self.transfer
-                if late and message.target == root:
-                    ages.append(message.at - stamp[root])
-        load = max(max(each) for each in busy.values()) / (horizon / 2)
-        return {"load": load, "age": statistics.fmean(ages), "speed_up": float(leaves)}
+    def note(self, event: Any) -> None:
+        """Add up the seconds of each link, and move each node's knowledge."""
+        source, target = event.source, event.target
+        if event.kind == "sent":
+            leaf = source < self.workers
+            self.under_way[source, target] = event.at if leaf else self.moments[source]
+            self.steps += self.tree.up[0] * leaf
+            self.carried[1][source] += self.transfer
+            self.busy = max(self.busy, self.carried[1][source])
+        elif event.kind == "received":
+            self.moments[target] += self.alpha * (self.under_way.pop((source, target)) - self.moments[target])
+            self.known = self.moments[-1]
+            self.carried[0][target] += self.transfer
+            self.busy = max(self.busy, self.carried[0][target])
+        elif source < self.workers:
+            self.steps += self.tree.up[0]
 
 
 class Alone(Layout):
@@ -129,10 +129,6 @@ class Alone(Layout):
     def descent(self, bowl: Bowl, start: np.ndarray) -> Any:
         """What the events do to the one worker."""
         return Descent(bowl, 1, method="local-sgd", start=start.tolist())
-
-    def measured(self) -> dict[str, float]:
-        """Nothing is sent."""
-        return {"load": 0.0, "age": 0.0, "speed_up": 1.0}
 
 
 def layout(name: str, workers: int, link: float) -> Layout:
@@ -158,30 +154,30 @@ def ideal_steps(workers: int, lr: float) -> float:
     return float(steps[within[0], 0]) if within.size else math.inf
 
 
-def seconds_to_error(made: Layout, lr: float) -> float | None:
-    """When the median of three looks at the center (each after 2% more time) is within the error."""
+def row(name: str, workers: int, link: float) -> dict[str, Any]:
+    """A run until the median of three looks (each after 2% more time) is within the error; means of its second half."""
+    made, lr = layout(name, workers, link), rate(workers)
     h = np.repeat(CURVATURES, COPIES)
     run = made.descent(Bowl(h.tolist(), SIGMA, lr), np.sqrt(2 * START / len(CURVATURES) / h))
-    looks, next_look = [START] * 3, 0.0
+    looks, next_look, within = [Look(0.0, START, 0.0, 0.0)] * 3, 0.0, False
     for count, event in enumerate(made.events(1e9)):
         now = made.now(event)
         if now >= next_look:
-            looks = [*looks[1:], run.excess / COPIES]
-            if statistics.median(looks) <= ERROR:
-                return now
-            if count > MOST or looks[-1] > 100 * START:
-                return None
+            looks.append(Look(now, run.excess / COPIES, now - made.known, made.steps))
+            within = statistics.median(look.excess for look in looks[-3:]) <= ERROR
+            if within or count > MOST or looks[-1].excess > 100 * START:
+                break
             next_look = now + max(STEP, 0.02 * now)
         run.absorb(event)
-    return None
-
-
-def row(name: str, workers: int, link: float) -> dict[str, Any]:
-    made = layout(name, workers, link)
-    lr = rate(workers)
+        made.note(event)
+    end = looks[-1]
+    late = [look for look in looks if look.now >= end.now / 2]
     return {
-        "section": "growth", "layout": name, "workers": workers, "link": link, "period": made.period,
-        **made.measured(), "seconds_to_error": seconds_to_error(made, lr), "lr": lr,
+        "section": "growth", "layout": name, "workers": workers, "link": link, "period": made.period, "lr": lr,
+        "load": made.busy / end.now if math.isfinite(link) else 0.0,
+        "age": statistics.fmean(look.age for look in late),
+        "speed_up": (end.steps - late[0].steps) * STEP / (end.now - late[0].now),
+        "seconds_to_error": end.now if within else None,
     }  # fmt: skip
 
 
