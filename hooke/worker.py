@@ -203,7 +203,7 @@ class Worker:
         growth = self._divergence.grown(distance, lr=lr, length=length)
         if not growth:
             return
-        workers, period = self.center.counted_workers, max(self._collect_period, self._delivery_period)
+        workers, period = self.center.counted_workers, self._longest_period()
         said = sentence(type(self.rule).__name__, lr, workers, period, self._border(workers, period), growth)
         self._journal.note("diverging", growth, self.steps, note=said)
         warnings.warn(said, RuntimeWarning, stacklevel=2)
@@ -212,7 +212,7 @@ class Worker:
         """Smallest lr * curvature that is not stable; `None` where that is not known."""
         from hooke.stability import stability_of
 
-        if type(self.optimizer) is not torch.optim.SGD or self._halves or self._overlap:
+        if type(self.optimizer) is not torch.optim.SGD or self._periods is not None or self._overlap:
             return None
         setting = {
             "num_workers": num_workers,
@@ -225,13 +225,16 @@ class Worker:
         except ValueError:  # no border is known
             return None
 
+    def _longest_period(self) -> int:
+        return max(self._periods or (period for _, period in self._schedule.phases))
+
     def _new_rehearsal(self) -> Rehearsal | None:
         """What `hooke plan SCRIPT` measures; `None` in a run."""
         if self.run is None or not self.run.rehearses:
             return None
         about = {
             "parameters": self._flat.vector.numel(),
-            "period": max(self._periods or (period for _, period in self._schedule.phases)),
+            "period": self._longest_period(),
             "by_halves": self._periods is not None,
             "synchronous": self.center.is_synchronous,
             "overlap": self._overlap,

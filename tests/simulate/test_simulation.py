@@ -12,7 +12,7 @@ import reference
 import torch
 from cases import ETA, RULES, SYNCHRONOUS, Quadratic, RuleCase
 from literal import BEGIN, MORTAL, SIZE, A, Literal, assert_close, bowl, events_of, expected, minimum_of, sgd, simulated
-from torch import Tensor
+from torch import Tensor, nn
 
 import hooke
 from hooke.rule import Rule
