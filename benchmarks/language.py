@@ -21,6 +21,7 @@ from torch.nn import functional as F
 import hooke
 from hooke.simulate import Cluster, Simulation
 from papers import data
+from papers.trial import Trials
 
 HELD_OUT = 0.05
 """Share of the book that ends the training text and is for choosing, and share after it that is for testing."""
@@ -230,10 +231,23 @@ SMOKE = Search(
     rates=[0.01, 0.03],
     settings=SETTINGS,
     cell=FULL.cell
-    | {"source": "toy", "width": 8, "depth": 1, "context": 8, "batch": 2, "steps": 8, "warmup": 2, "points": 2},
+    | {"source": "toy", "width": 8, "depth": 1, "context": 8, "batch": 2, "steps": 20, "warmup": 2, "points": 2},
     seeds=[0, 1],
 )
 """Sizes that take seconds and need no file."""
 
+BEGINNING = "beginning of DDP"
+
+
+def run(record: Trials) -> None:
+    """Run what the record does not hold, and read the first steps of DDP more finely: it spends its bytes there."""
+    search = SMOKE if record.smoke else FULL
+    if search.run(record, trial):
+        ddp = next(setup for setup in search.setups if setup["method"] == "DDP")
+        shown = [row["settings"] for row in search.shown(record.table, ddp)]
+        first = search.cell["steps"] // search.cell["points"] // 10
+        record.study(BEGINNING, trial, [one | {"period": first, "steps": 9 * first, "points": 9} for one in shown])
+
+
 if __name__ == "__main__":
-    sys.exit(main("language", (__doc__ or "").splitlines()[0], FULL, SMOKE, trial))
+    sys.exit(main("language", (__doc__ or "").splitlines()[0], run))

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from hooke.simulate import Cluster, Simulation
 from papers import data
+from papers.trial import Trials
 
 CLASSES = 10
 
@@ -94,7 +95,7 @@ def trial(
     steps: int,
     points: int,
 ) -> dict[str, Any]:
-    """Train p workers for `steps` each; test accuracy of the center at `points` moments, its validation loss at last."""
+    """Train p workers for `steps` each; test accuracy of the center at `points` moments, then its validation loss."""
     torch.manual_seed(seed)
     train, validation, test = parts(source)
     model = network(train[0].shape[1], width)
@@ -153,7 +154,7 @@ SETTINGS = {
 
 FULL = Search(
     setups=_setups([5, 50], often=100),
-    rates=[0.001, 0.0003, 0.003],
+    rates=[0.001, 0.0003, 0.003, 0.0001],
     settings=SETTINGS,
     cell={"source": "fashion-mnist", "workers": 5, "width": 128, "batch": 32, "steps": 1000, "points": 10},
     seeds=[0, 1, 2],
@@ -169,5 +170,11 @@ SMOKE = Search(
 )
 """Sizes that take seconds and need no file."""
 
+
+def run(record: Trials) -> None:
+    """Run what the record does not hold."""
+    (SMOKE if record.smoke else FULL).run(record, trial)
+
+
 if __name__ == "__main__":
-    sys.exit(main("own_data", (__doc__ or "").splitlines()[0], FULL, SMOKE, trial))
+    sys.exit(main("own_data", (__doc__ or "").splitlines()[0], run))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,13 @@ class Search:
     cell: Mapping[str, Any]
     seeds: Sequence[int]
 
-    def run(self, record: Trials, trial: Function) -> None:
-        """Run what the record does not hold; no stage begins before the one before it is complete."""
+    def run(self, record: Trials, trial: Function) -> bool:
+        """Run what the record does not hold, no stage before the one before it is complete; whether all is there."""
         for stage in STAGES:
             cells = getattr(self, f"_{stage}")(record.table)
             if len(record.study(stage, trial, cells)) < len(cells):
-                return
+                return False
+        return True
 
     def best(self, table: Table, setup: Setup) -> Row:
         """The trial of the first seed with the lowest `validation`.
@@ -104,8 +105,12 @@ def run_to(simulation: Simulation, steps: int) -> None:
         simulation.run(until=simulation.seconds + 1)
 
 
-def main(name: str, description: str, full: Search, smoke: Search, trial: Function) -> int:
-    """The command of a comparison: runs what its record does not hold; the exit code, 1 where a trial failed."""
+def main(name: str, description: str, run: Callable[[Trials], object]) -> int:
+    """The command of a comparison: `run` adds to the record what it does not hold.
+
+    Returns:
+        int: The exit code, 1 where a trial failed.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--minutes", type=float, help="start no trial later than this; run again to go on")
     parser.add_argument("--jobs", type=int, default=1, help="trials at once; -1: one a core")
@@ -114,7 +119,7 @@ def main(name: str, description: str, full: Search, smoke: Search, trial: Functi
     arguments = parser.parse_args()
     home = Path("runs") / f"{name}-smoke.jsonl" if arguments.smoke else machine.RESULTS / f"{name}.jsonl"
     record = Trials(arguments.out or home, arguments.jobs, minutes=arguments.minutes, smoke=arguments.smoke)
-    (smoke if arguments.smoke else full).run(record, trial)
-    for stage, count in record.left.items():
-        print(f"{stage}: {count} trials were not started. Run this again to go on.")
+    run(record)
+    for study, count in record.left.items():
+        print(f"{study}: {count} trials were not started. Run this again to go on.")
     return int(record.failed > 0)
