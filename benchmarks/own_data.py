@@ -21,6 +21,7 @@ from search import Search, main, run_to
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import hooke
 from hooke.simulate import Cluster, Simulation
 from papers import data
 from papers.trial import Trials
@@ -94,19 +95,26 @@ def trial(
     batch: int,
     steps: int,
     points: int,
+    averaged: bool = False,
 ) -> dict[str, Any]:
-    """Train p workers for `steps` each; test accuracy of the center at `points` moments, then its validation loss."""
+    """Train p workers for `steps` each; test accuracy of the center at `points` moments, then its validation loss.
+
+    With `averaged` also the accuracy of the center's moving average over about the last tenth of the run.
+    """
     torch.manual_seed(seed)
     train, validation, test = parts(source)
     model = network(train[0].shape[1], width)
     alone, star = method == "DDP", method == "EASGD"
+    rule = rule_of(method, setting)
+    if averaged:
+        rule = hooke.Averaged(rule, rate=min(1.0, 10 * period / steps / (workers if star else 1)))
     simulation = Simulation(
         model,
         loss,
         (lambda _, step: joined(source, dealt, batch, workers, seed, step))
         if alone
         else (lambda worker, step: drawn(source, dealt, batch, workers, seed, worker, step)),
-        rule_of(method, setting),
+        rule,
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr, fused=True),
         cluster=Cluster(1 if alone else workers, 1.0, jitter=0.1 if star else 0.0),  # with a jitter they take turns
         communication_period=period,
@@ -123,13 +131,15 @@ def trial(
             result["taken"].append(taken)
             result["bytes"].append(bytes_sent(method, workers, parameters, taken, exchanges))
             result["accuracy"].append(measured(simulation, test)[0])
+        if averaged:
+            result["average_accuracy"] = measured(simulation, test, average=True)[0]
         return {**result, "validation": measured(simulation, validation)[1], "parameters": parameters}
 
 
 @torch.no_grad()
-def measured(simulation: Simulation, images: tuple[Tensor, Tensor]) -> tuple[float, float]:
-    """The center's accuracy and mean loss."""
-    with simulation.center_weights() as model:
+def measured(simulation: Simulation, images: tuple[Tensor, Tensor], *, average: bool = False) -> tuple[float, float]:
+    """Accuracy and mean loss of the center or of its running average."""
+    with simulation.center_weights(average=average) as model:
         out = model(images[0])
     return float((out.argmax(1) == images[1]).double().mean()), float(F.cross_entropy(out, images[1]))
 
@@ -170,10 +180,16 @@ SMOKE = Search(
 )
 """Sizes that take seconds and need no file."""
 
+AVERAGES = "averages"
+
 
 def run(record: Trials) -> None:
-    """Run what the record does not hold."""
-    (SMOKE if record.smoke else FULL).run(record, trial)
+    """Run what the record does not hold; the runs by class once more, with an average of the center beside it."""
+    search = SMOKE if record.smoke else FULL
+    if search.run(record, trial):
+        table, setups = record.table, [one for one in search.setups if one["dealt"] == "by class"]
+        rows = [row for one in setups if one["method"] != "DDP" for row in search.shown(table, one)]
+        record.study(AVERAGES, trial, [row["settings"] | {"averaged": True} for row in rows])
 
 
 if __name__ == "__main__":

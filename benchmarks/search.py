@@ -57,14 +57,14 @@ class Search:
         Raises:
             Missing: No trial of this setup is in the record.
         """
-        rows = table.where(**setup, **self.cell, seed=self.seeds[0])
+        rows = _of_stages(table).where(**setup, **self.cell, seed=self.seeds[0])
         rows.column("validation")
         return min(rows, key=lambda row: _or_infinity(row["result"]["validation"]))
 
     def shown(self, table: Table, setup: Setup) -> list[Row]:
         """The trials at the best settings of a setup, one a seed, in the order of the seeds."""
         settings = self.best(table, setup)["settings"]
-        rows = table.where(**{name: value for name, value in settings.items() if name != "seed"})
+        rows = _of_stages(table).where(**{name: value for name, value in settings.items() if name != "seed"})
         return sorted(rows, key=lambda row: row["settings"]["seed"])
 
     def _rates(self, _: Table) -> list[Setup]:
@@ -88,6 +88,11 @@ class Search:
     def _seeds(self, table: Table) -> list[Setup]:
         best = [self.best(table, setup)["settings"] for setup in self.setups]
         return [one | {"seed": seed} for seed in self.seeds[1:] for one in best]
+
+
+def _of_stages(table: Table) -> Table:
+    """Without what else a record holds."""
+    return table.where(study=lambda name: name in STAGES)
 
 
 def _or_infinity(loss: float) -> float:

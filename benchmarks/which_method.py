@@ -137,8 +137,8 @@ def language_section(record: Table) -> str:
         f"({cell['depth']} layers of {cell['width']}, context {cell['context']}), {cell['workers']} workers, batch "
         f"{cell['batch']} each, AdamW inside, {cell['steps']:,} steps each, a warm-up of {cell['warmup']} steps and "
         "then a constant rate. The last tenth of the book is not trained on: its first half chose the settings, its "
-        "second half is the test. DDP averages gradients in every step: it is one worker with the batches joined. Losses are "
-        "those of the center, in nats a character; differences are taken seed by seed.\n\n"
+        "second half is the test. DDP averages gradients in every step: it is one worker with the batches joined. "
+        "Losses are those of the center, in nats a character; differences are taken seed by seed.\n\n"
         "### At equal examples\n\n"
     )
     text += table(head, rows) + _intervals() + "\n### At equal bytes\n\n" + _equal_bytes(runs)

@@ -242,3 +242,8 @@ def test_the_smoke_run_with_own_data_is_complete(tmp_path: Path) -> None:
     assert record.failed == 0
     for setup in own_data.SMOKE.setups:
         assert len(own_data.SMOKE.shown(record.table, setup)) == 2
+    for row in record.table.where(study=own_data.AVERAGES):
+        rest = {name: value for name, value in row["settings"].items() if name != "averaged"}
+        assert 0 <= row["result"]["average_accuracy"] <= 1
+        alone = record.table.where(study=lambda name: name in search.STAGES, **rest)
+        assert all(other == row["result"]["accuracy"] for other in alone.column("accuracy"))  # it changes no training
