@@ -222,7 +222,7 @@ FULL = Search(
         "warmup": 100,
         "points": 10,
     },
-    seeds=[0, 1, 2],
+    seeds=[0, 1, 2, 3, 4],
 )
 """DDP's period only says how often its center is refreshed, for the points."""
 
