@@ -1,9 +1,9 @@
 """Rates first, then a method's own setting, then more seeds: the same search for every method of a comparison.
 
 A setup is what is compared (method, period, data). With the first seed each setup tries every learning rate, then at
-the best rate every value of its own setting (beta; the outer rate and momentum); the other seeds run the best. What is
-best is said by data that no table shows. All setups go through one stage before any goes on to the next, so that a
-record that was cut short holds every setup.
+the best rate every value of its own setting (beta; the outer rate and momentum), then, where another value than the
+first was best, every rate with it; the other seeds run the best. What is best is said by data that no table shows. All
+setups go through one stage before any goes on to the next, so that a record that was cut short holds every setup.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hooke.simulate import Simulation
 from papers.trial import Function, Trials
 
 Setup = dict[str, Any]
-STAGES = ("rates", "settings", "seeds")
+STAGES = ("rates", "settings", "rates again", "seeds")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Search:
     def run(self, record: Trials, trial: Function) -> bool:
         """Run what the record does not hold, no stage before the one before it is complete; whether all is there."""
         for stage in STAGES:
-            cells = getattr(self, f"_{stage}")(record.table)
+            cells = getattr(self, f"_{stage.replace(' ', '_')}")(record.table)
             if len(record.study(stage, trial, cells)) < len(cells):
                 return False
         return True
@@ -65,7 +65,8 @@ class Search:
         """The trials at the best settings of a setup, one a seed, in the order of the seeds."""
         settings = self.best(table, setup)["settings"]
         rows = _of_stages(table).where(**{name: value for name, value in settings.items() if name != "seed"})
-        return sorted(rows, key=lambda row: row["settings"]["seed"])
+        seeds = {row["settings"]["seed"]: row for row in rows}
+        return [seeds[seed] for seed in self.seeds if seed in seeds]
 
     def _rates(self, _: Table) -> list[Setup]:
         first = {"seed": self.seeds[0], **self.cell}
@@ -83,6 +84,14 @@ class Search:
                 self.best(searched, setup)["settings"] | {"setting": setting}
                 for setting in self.settings[setup["method"]][1:]
             ]
+        return cells
+
+    def _rates_again(self, table: Table) -> list[Setup]:
+        cells = []
+        for setup in self.setups:
+            best = self.best(table.where(study=lambda name: name in STAGES[:2]), setup)["settings"]
+            if best["setting"] != self.settings[setup["method"]][0]:
+                cells += [best | {"lr": lr} for lr in self.rates if lr != best["lr"]]
         return cells
 
     def _seeds(self, table: Table) -> list[Setup]:
