@@ -4,9 +4,9 @@
 
 Everything but `--speed` is virtual time, the same on every machine. Each row is one layout, link and number of workers:
 how busy the busiest link is, how old the center's knowledge is, how much faster p workers step than one, and after how
-many seconds the center of EASGD is within a given error of the minimum of a noisy quadratic, at the best of the
-learning rates that reach it. Rows that are in the record are not made again. `--speed` measures the simulator itself:
-the seconds that a million exchanges of ten thousand workers take.
+many seconds the center of EASGD is within a given error of the minimum of a noisy quadratic, at the learning rate that
+would be best if the workers never differed. Rows that are in the record are not made again. `--speed` measures the
+simulator itself: the seconds that a million exchanges of ten thousand workers take.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import machine
 import numpy as np
@@ -29,9 +29,19 @@ VALUES, STEP, JITTER, PERIOD, BETA = 25_000_000, 0.1, 0.1, 10, 0.9
 TRANSFER_BITS = 32 * VALUES
 LINKS = (1e10, 1e11)
 WORKERS = (4, 16, 64, 256, 1024, 10_000)
-CURVATURES, SIGMA, START, ERROR = tuple(np.geomspace(0.02, 1, 32).tolist()), 1.0, 8.0, 0.01
+CURVATURES, SIGMA, START, ERROR = tuple(np.geomspace(0.02, 1, 16).tolist()), 3.0, 4.0, 0.01
+COPIES = 16  # of each direction, so that the loss, averaged over them, says little of luck
 LAYOUTS = ("star", "star, overlap", "8 shards", "64 shards", "tree, multi-scale", "tree, up/down")
 MOST = 3_000_000  # messages of a run; whoever has not arrived by then never does
+
+
+class Look(NamedTuple):
+    """What was seen at one moment: the loss, the age of the center, the steps of all workers."""
+
+    now: float
+    excess: float
+    age: float
+    steps: float
 
 
 class Layout:
@@ -45,11 +55,10 @@ class Layout:
         round_trip = max(2 * self.transfer, workers * self.transfer / self.shards)
         hidden = int(np.ceil(round_trip / STEP * 1.1))  # with room for the jitter, so that nothing is missed
         self.period = max(PERIOD, hidden) if self.overlap else PERIOD
-        jitter = (
-            JITTER if self.period <= 1000 else 0.0
-        )  # over longer periods it averages out, and drawing it takes long
+        jitter = JITTER if self.period <= 1000 else 0.0  # over longer periods it averages out
         self.cluster = Cluster(workers, STEP, jitter=jitter, bandwidth=link, shards=self.shards)
-        self.round_seconds = max(self.period * STEP, round_trip)
+        self.alpha, self.known = min(1.0, BETA / workers), 0.0  # known: the mean moment of what the center knows
+        self.busy = self.steps = 0.0
 
     def events(self, seconds: float) -> Iterator[Any]:
         """In order of time."""
@@ -65,21 +74,12 @@ class Layout:
         """When an event happens."""
         return event.absorbed
 
-    def measured(self) -> dict[str, float]:
-        """Load, age and speed-up in the second half of a run."""
-        horizon, alpha, center = 24 * self.round_seconds, min(1.0, BETA / self.workers), 0.0
-        busy = steps = 0.0
-        ages = []
-        for event in self.events(horizon):
-            late = event.absorbed > horizon / 2
-            steps += late and float((event.ends > horizon / 2).sum())
-            if event.kind == "exchange":
-                center += alpha * (event.begun - center)
-                if late:
-                    busy += self.transfer / self.shards
-                    ages.append(event.absorbed - center)
-        half = horizon / 2
-        return {"load": busy / half, "age": statistics.fmean(ages), "speed_up": steps * STEP / half}
+    def note(self, event: Any) -> None:
+        """Add up steps and busy seconds, and move the center's knowledge."""
+        self.steps += len(event.ran.ends)
+        if event.kind == "exchange":
+            self.known += self.alpha * (event.begun - self.known)
+            self.busy += self.transfer / self.shards
 
 
 class InTree(Layout):
@@ -88,6 +88,10 @@ class InTree(Layout):
     def __init__(self, name: str, workers: int, link: float) -> None:
         super().__init__(name, workers, link)
         self.tree = Tree.multi_scale(workers) if "scale" in name else Tree.up_down(workers)
+        self.alpha = BETA / (self.tree.degree + 1)
+        nodes = sum(self.tree.sizes)
+        self.moments, self.under_way = [0.0] * nodes, dict[tuple[int, int], float]()
+        self.carried = [0.0] * nodes, [0.0] * nodes  # seconds of each node's link, in and out
 
     def events(self, seconds: float) -> Iterator[Any]:
         """In order of time."""
@@ -101,25 +105,22 @@ class InTree(Layout):
         """When an event happens."""
         return event.at
 
-    def measured(self) -> dict[str, float]:
-        """Load, age and speed-up in the second half of a run."""
-        horizon, alpha = 100.0, BETA / (self.tree.degree + 1)
-        root, leaves = sum(self.tree.sizes) - 1, self.workers
-        stamp, under_way = [0.0] * (root + 1), {}
-        busy = {way: [0.0] * (root + 1) for way in ("in", "out")}
-        ages = []
-        for message in self.events(horizon):
-            way, late = (message.source, message.target), message.at > horizon / 2
-            if message.kind == "sent":
-                under_way[way] = message.at if message.source < leaves else stamp[message.source]
-                busy["out"][message.source] += late * self.transfer
-            elif message.kind == "received":
-                stamp[message.target] += alpha * (under_way.pop(way) - stamp[message.target])
-                busy["in"][message.target] += late * self.transfer
-                if late and message.target == root:
-                    ages.append(message.at - stamp[root])
-        load = max(max(each) for each in busy.values()) / (horizon / 2)
-        return {"load": load, "age": statistics.fmean(ages), "speed_up": float(leaves)}
+    def note(self, event: Any) -> None:
+        """Add up the seconds of each link, and move each node's knowledge."""
+        source, target = event.source, event.target
+        if event.kind == "sent":
+            leaf = source < self.workers
+            self.under_way[source, target] = event.at if leaf else self.moments[source]
+            self.steps += self.tree.up[0] * leaf
+            self.carried[1][source] += self.transfer
+            self.busy = max(self.busy, self.carried[1][source])
+        elif event.kind == "received":
+            self.moments[target] += self.alpha * (self.under_way.pop((source, target)) - self.moments[target])
+            self.known = self.moments[-1]
+            self.carried[0][target] += self.transfer
+            self.busy = max(self.busy, self.carried[0][target])
+        elif source < self.workers:
+            self.steps += self.tree.up[0]
 
 
 class Alone(Layout):
@@ -129,51 +130,54 @@ class Alone(Layout):
         """What the events do to the one worker."""
         return Descent(bowl, 1, method="local-sgd", start=start.tolist())
 
-    def measured(self) -> dict[str, float]:
-        """Nothing is sent."""
-        return {"load": 0.0, "age": 0.0, "speed_up": 1.0}
-
 
 def layout(name: str, workers: int, link: float) -> Layout:
     kind = InTree if "tree" in name else Alone if name == "alone" else Layout
     return kind(name, workers, link)
 
 
-def rates(workers: int) -> list[float]:
-    """Powers of 1/2, up to 1: around the largest whose noise leaves room within the error for the mean of p workers."""
-    h, all_rates = np.array(CURVATURES), 0.5 ** np.arange(30)
-    noise = np.array([(lr * SIGMA**2 / (2 * workers * (2 - lr * h))).sum() for lr in all_rates])
-    first = int((noise < 0.8 * ERROR).argmax())
-    return [float(all_rates[i]) for i in (first, first + 1, first - 1) if i >= 0]
+def rate(workers: int) -> float:
+    """The learning rate, up to 1, whose mean of p workers, if they never differed, is soonest within the error."""
+    candidates = 2.0 ** -np.arange(0, 16, 0.25)
+    return float(min(candidates, key=lambda lr: ideal_steps(workers, lr)))
 
 
-def seconds_to_error(made: Layout, lr: float, limit: float) -> float | None:
-    """When the median of three looks at the center (each after 2% more time) is within the error."""
-    bowl = Bowl(CURVATURES, SIGMA, lr)
-    run = made.descent(bowl, np.sqrt(2 * START / len(CURVATURES) / np.array(CURVATURES)))
-    looks, next_look = [START] * 3, 0.0
-    for count, event in enumerate(made.events(1e9)):
-        now = made.now(event)
-        if now >= next_look:
-            looks = [*looks[1:], run.excess]
-            if statistics.median(looks) <= ERROR:
-                return now
-            if count > MOST or now > limit or looks[-1] > 100 * START:
-                return None
-            next_look = now + max(STEP, 0.02 * now)
-        run.absorb(event)
-    return None
+def ideal_steps(workers: int, lr: float) -> float:
+    """Steps of SGD with 1 / p of the variance until the expected loss is within the error, or infinity."""
+    h = np.array(CURVATURES)
+    e = lr * h
+    steps = np.geomspace(1, 1e7, 4000)[:, None]
+    faded = np.exp(2 * steps * np.log1p(-np.minimum(e, 1 - 1e-12)))
+    start = 2 * START / len(h) / h
+    loss = (h / 2 * (start * faded + (lr * SIGMA) ** 2 / workers * (1 - faded) / (e * (2 - e)))).sum(1)
+    within = np.flatnonzero(loss <= ERROR)
+    return float(steps[within[0], 0]) if within.size else math.inf
 
 
 def row(name: str, workers: int, link: float) -> dict[str, Any]:
-    made = layout(name, workers, link)
-    best, lr = math.inf, None
-    for each in rates(workers):
-        seconds = seconds_to_error(made, each, best)
-        best, lr = (seconds, each) if seconds is not None else (best, lr)
+    """A run until the median of three looks (each after 2% more time) is within the error; means of its second half."""
+    made, lr = layout(name, workers, link), rate(workers)
+    h = np.repeat(CURVATURES, COPIES)
+    run = made.descent(Bowl(h.tolist(), SIGMA, lr), np.sqrt(2 * START / len(CURVATURES) / h))
+    looks, next_look, within = [Look(0.0, START, 0.0, 0.0)] * 3, 0.0, False
+    for count, event in enumerate(made.events(1e9)):
+        now = made.now(event)
+        if now >= next_look:
+            looks.append(Look(now, run.excess / COPIES, now - made.known, made.steps))
+            within = statistics.median(look.excess for look in looks[-3:]) <= ERROR
+            if within or count > MOST or looks[-1].excess > 100 * START:
+                break
+            next_look = now + max(STEP, 0.02 * now)
+        run.absorb(event)
+        made.note(event)
+    end = looks[-1]
+    late = [look for look in looks if look.now >= end.now / 2]
     return {
-        "section": "growth", "layout": name, "workers": workers, "link": link, "period": made.period,
-        **made.measured(), "seconds_to_error": best if lr else None, "lr": lr,
+        "section": "growth", "layout": name, "workers": workers, "link": link, "period": made.period, "lr": lr,
+        "load": made.busy / end.now if math.isfinite(link) else 0.0,
+        "age": statistics.fmean(look.age for look in late),
+        "speed_up": (end.steps - late[0].steps) * STEP / (end.now - late[0].now),
+        "seconds_to_error": end.now if within else None,
     }  # fmt: skip
 
 

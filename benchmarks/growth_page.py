@@ -30,9 +30,9 @@ beta = {beta:g} and period {period}, around
 
 The **load** is the busy share of the busiest link. The **age** is that of what the center knows: every message moves
 it by the moving rate toward the age of what it brings. The **time to an error** is how long it takes until the center's
-loss is {error:g} above the minimum, from {start:g}, at the best of three learning rates. The bowl has {directions}
-directions, curvatures from {low:g} to {high:g}, and gradient noise of {sigma:g} in each; the learning rate is at most
-1. One worker alone takes {alone:,.0f} s.
+loss is {error:g} above the minimum, from {start:g}, at the learning rate, up to 1, that would be best for this number
+of workers if they never differed. The bowl has {directions} curvatures from {low:g} to {high:g} and gradient noise of
+{sigma:g} in each direction. One worker alone takes {alone:,.0f} s.
 """
 
 

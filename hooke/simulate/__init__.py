@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from hooke.simulate.cluster import Failure as Failure
     from hooke.simulate.descent import Descent as Descent
     from hooke.simulate.descent import TreeDescent as TreeDescent
+    from hooke.simulate.event import Event as Event
     from hooke.simulate.simulation import Simulation as Simulation
-    from hooke.simulate.timeline import Event as Event
     from hooke.simulate.tree import Message as Message
     from hooke.simulate.tree import Tree as Tree
     from hooke.simulate.tree import tree_timeline as tree_timeline
@@ -27,7 +27,7 @@ _HOME = {
     "Drift": "cluster",
     "Failure": "cluster",
     # who exchanges when
-    "Event": "timeline",
+    "Event": "event",
     "tree_timeline": "tree",
     "Tree": "tree",
     "Message": "tree",

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from hooke.simulate.bowl import Bowl, Motion
-from hooke.simulate.timeline import Event
+from hooke.simulate.event import Event
 from hooke.simulate.tree import Message, Tree
 
 Method = Literal["easgd", "downpour", "local-sgd"]

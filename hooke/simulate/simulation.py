@@ -298,12 +298,9 @@ class Simulation:
         if call < 0:  # before the first step there is nothing to exchange between steps
             return
         before = self.exchanges
-        if member.calls <= call:
-            self._members.prepare({event.worker: call})
-            member.center.lost = lost = event.kind == "missed" and not member.is_busy_after(event.step)
-            member.step()
-        else:  # it began before another that came due meanwhile and was missed; only now it reaches the center
-            lost = False
+        self._members.prepare({event.worker: call})
+        member.center.lost = lost = event.kind == "missed" and not member.is_busy_after(event.step)
+        member.step()
         if member.is_waiting and (lost or event.kind == "exchange"):
             member.absorb(event.settled_step)
         self._note(event, member, others=before - member.seen, lost=lost)

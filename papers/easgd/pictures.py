@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hooke.claim import Missing, Picture, Table
-from papers.easgd.best import Best, best, searched
+from papers.easgd.best import Best, best, lowest, numbers_of_workers, searched
 from papers.easgd.training_verdict import DOWNPOURS, GROWTH, PERIODS, WORKERS, levels_of
 
 COLORS = {
@@ -39,7 +39,7 @@ def periods(table: Table, figure: Any) -> None:
 
 def growth(table: Table, figure: Any) -> None:
     """Test error against virtual seconds, one panel a number of workers: the paper's figure 3."""
-    numbers = sorted({row["settings"]["workers"] for row in table.where(method="EAMSGD", period=GROWTH["EAMSGD"])})
+    numbers = numbers_of_workers(table, "EAMSGD", GROWTH["EAMSGD"])
     if not numbers:
         raise Missing("No run of EAMSGD at the period of the study of p is in the record.")
     figure.set_size_inches(2.7 * len(numbers) + 1.6, 2.9)
@@ -78,7 +78,7 @@ def rates(table: Table, figure: Any) -> None:
     for axes, method in zip(panels, methods, strict=True):
         for shade, period in zip(np.linspace(0.35, 1, len(PERIODS)), PERIODS, strict=True):
             rows = searched(table, method, WORKERS, period)
-            found = [(row["settings"]["lr"], min(row["result"]["error"])) for row in rows]
+            found = [(row["settings"]["lr"], lowest(row["result"]["error"])) for row in rows]
             if not found:
                 raise Missing(f"No run of {method} at period {period} is in the record.")
             axes.semilogx(
@@ -93,7 +93,7 @@ def rates(table: Table, figure: Any) -> None:
 def speed_up(table: Table, figure: Any) -> None:
     """Virtual seconds to fixed test errors against the number of workers: the paper's figures 4 and 5."""
     alone = best(table, "MSGD", 1, 1)
-    numbers = sorted({row["settings"]["workers"] for row in table.where(method="EAMSGD", period=GROWTH["EAMSGD"])})
+    numbers = numbers_of_workers(table, "EAMSGD", GROWTH["EAMSGD"])
     figure.set_size_inches(8.4, 2.7)
     levels = levels_of(alone)
     panels = figure.subplots(1, len(levels), sharey=True)
@@ -131,8 +131,8 @@ def admm(table: Table, figure: Any) -> None:
         axes.set(title=f"ADMM, p = {row['settings']['workers']}", xlabel="eta", ylabel="rho")
         axes.set_xticks([0.002, 0.006, 0.01])
         figure.colorbar(image, ax=axes, format="%.3f")
-    result = examples[0]["result"]
-    rounds = np.arange(len(result["admm"])) * examples[0]["settings"].get("every", 20)
+    result = min(examples, key=lambda row: row["settings"]["workers"])["result"]
+    rounds = np.arange(len(result["admm"])) * result["every"]
     panels[-1].semilogy(rounds, result["admm"], color=COLORS["DOWNPOUR"], lw=0.8, label="ADMM")
     panels[-1].semilogy(rounds, np.maximum(result["easgd"], 1e-6), color=COLORS["EAMSGD"], lw=1.2, label="EASGD")
     panels[-1].set(title="eta = 0.001, rho = 2.5", xlabel="rounds", ylabel="distance of the center from 0")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from statistics import fmean
 
 from hooke.claim import Missing, Table
-from papers.easgd.best import best
+from papers.easgd.best import best, is_at_edge, numbers_of_workers
 from papers.easgd.claims import CLAIMS
 from papers.easgd.training_verdict import DOWNPOURS, GROWTH, PERIODS, WORKERS, percent
 from papers.markdown import markdown, verdicts_of
+
+_WORDS = (
+    "Best test error in %, mean of the seeds; in brackets the rate and how many seeds. A star: the smallest or the "
+    "largest rate that was tried."
+)
 
 
 def periods(table: Table) -> str:
@@ -18,19 +22,19 @@ def periods(table: Table) -> str:
     methods = ("EAMSGD", "EASGD", *DOWNPOURS, "MDOWNPOUR")
     rows = [[name, *(_cell(table, name, WORKERS, period) for period in PERIODS)] for name in methods]
     alone = "; ".join(f"{name} {_cell(table, name, 1, 1)}" for name in ("MSGD", "SGD", "ASGD", "MVASGD"))
-    words = f"\nBest test error in %, mean of the seeds, in brackets the rate. One worker: {alone}.\n"
-    return markdown(head, rows) + words
+    return f"{markdown(head, rows)}\n{_WORDS} One worker: {alone}.\n"
 
 
 def workers(table: Table) -> str:
     """Best test error of each method with each number of workers."""
-    numbers = sorted({row["settings"]["workers"] for row in table.where(method="EAMSGD", period=GROWTH["EAMSGD"])})
+    numbers = numbers_of_workers(table, "EAMSGD", GROWTH["EAMSGD"])
+    if not numbers:
+        raise Missing("No run of EAMSGD at the period of the study of p is in the record.")
     rows = [
         [f"{name}, period {period}", *(_cell(table, name, number, period) for number in numbers)]
         for name, period in GROWTH.items()
     ]
-    words = "\nBest test error in %, mean of the seeds, in brackets the rate and the seeds.\n"
-    return markdown(["method", *(f"{number} workers" for number in numbers)], rows) + words
+    return f"{markdown(['method', *(f'{number} workers' for number in numbers)], rows)}\n{_WORDS}\n"
 
 
 def _cell(table: Table, method: str, workers: int, period: int) -> str:
@@ -38,7 +42,8 @@ def _cell(table: Table, method: str, workers: int, period: int) -> str:
         one = best(table, method, workers, period)
     except Missing:
         return "not run"
-    return f"{percent(fmean(one.errors))} ({one.lr:g}, {len(one.errors)})"
+    edge = "*" if is_at_edge(table, one) else ""
+    return f"{percent(one.error)} ({one.lr:g}{edge}, {len(one.seeds)})"
 
 
 TABLES: Mapping[str, Callable[[Table], str]] = {"verdicts": verdicts_of(CLAIMS), "periods": periods, "workers": workers}
