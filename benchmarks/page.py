@@ -125,6 +125,36 @@ def audit(row: Row) -> str:
     return text + table(head, rows) + source(row, "python benchmarks/selu.py --audit")
 
 
+PLANS = {
+    "here": "**On this machine.** `benchmarks/planned.py` (a convolutional network of 0.86 million parameters, EASGD) "
+    "by `hooke run` against `hooke plan` with the same script, in alternation. Examples a second of all workers.",
+    "links": "**Over slow links.** The same script by ranks with a `ReplicatedCenter`, each in a network namespace of "
+    "its own, both directions of its cable shaped by the kernel. The step's time is what the plan measures for two at "
+    "once here. Examples a second of all ranks.",
+    "star": "**Around a center.** Workers that sleep for ten steps of 20 ms, send 1 MB to a center and get 1 MB back, "
+    "by plain sockets over cables of 100 Mbit/s. The formula serves exchanges one after the other; where all share the "
+    "link at once, they stay in step with each other, and less gets through. Steps a second of all workers.",
+}
+
+
+def plan(rows: list[Row]) -> str:
+    """What `hooke plan` predicted against what was measured."""
+    text = "\n## What `hooke plan` predicts\n\nMedians of the rounds, and the ratio of predicted to measured.\n"
+    for section, words in PLANS.items():
+        row = newest(rows, section)
+        if row is None:
+            continue
+        lines = [
+            [each["what"], f"{each['predicted']:,.4g}", f"{each['measured']:,.4g}", f"{each['ratio']:.3f}",
+             f"{each['range'][0]:.3f} to {each['range'][1]:.3f}"]
+            for each in row["rows"]
+        ]  # fmt: skip
+        head = ["what", "predicted", "measured", "ratio", f"range of {row['rounds']} rounds"]
+        text += f"\n{words} {busy(row)}\n\n" + table(head, lines)
+        text += source(row, f"python benchmarks/plan.py --{section}")
+    return text
+
+
 def busy(row: Row) -> str:
     """What else ran, which two threads on two cores feel most."""
     return f"The machine's load was {row['load']:.1f} before it began (0: nothing else ran)."
@@ -163,11 +193,12 @@ def picture(rows: list[Row], path: Path) -> None:
 
 def page() -> str:
     """The whole text of docs/performance.md."""
-    names = ("exchange", "scaling", "selu", "learning")
+    names = ("exchange", "scaling", "plan", "selu", "learning")
     records = {name: machine.read(machine.RESULTS / f"{name}.jsonl") for name in names}
     text = INTRODUCTION
     text += exchange(records["exchange"][-1]) if records["exchange"] else ""
     text += scaling(records["scaling"][-1]) if records["scaling"] else ""
+    text += plan(records["plan"]) if records["plan"] else ""
     for section, write in (("pair", selu), ("audit", audit)):
         row = newest(records["selu"], section)
         text += write(row) if row else ""

@@ -6,6 +6,7 @@ is in the processor's cache; readers never wait. All locks are record locks that
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -110,6 +111,10 @@ class Center(Protocol):
 
     def beat(self, step: int) -> None:
         """Say that the worker lives and has taken `step` steps."""
+        ...
+
+    def report(self, loss: float) -> None:
+        """Say how well the worker does, by its recent training loss: the best of all is the leader (`LSGD`)."""
         ...
 
     def leave(self, *, finished: bool = False) -> None:
@@ -303,7 +308,8 @@ class LocalCenter:
         num_workers = self.counted_workers
         border = self.spec.parameters_end
         scratch = self._scratch
-        parameters = (rule.bind(num_workers), state)
+        bound = rule.bind(num_workers)
+        parameters = (bound.leading(self._leads(file)) if rule.follows_leader else bound, state)
         buffers = (rule.buffer_rule().bind(num_workers), ())
         for index, first, end in self._blocks_in(region):
             here, remembered = parameters if first < border else buffers
@@ -370,6 +376,17 @@ class LocalCenter:
         file.vector.copy_(values)
         for vector, its_values in zip(file.memory, beside, strict=False):
             vector.copy_(its_values)
+
+    def report(self, loss: float) -> None:
+        """Say how well the worker does, by its recent training loss; one that is not finite never leads."""
+        self._joined().slots[self._slot]["loss"] = loss if math.isfinite(loss) else math.inf
+
+    def _leads(self, file: SharedFile) -> bool:
+        """Whether no live worker has a lower loss; the first of equals leads."""
+        now = time.monotonic()
+        live = [int(i) for i in file.slots["joined"].nonzero()[0] if self._member(file, int(i), now).alive]
+        leader = min(live, key=lambda index: (file.slots[index]["loss"], index))
+        return leader == self._slot and math.isfinite(file.slots[leader]["loss"])
 
     def beat(self, step: int) -> None:
         """Say that the worker lives and has taken `step` steps."""
@@ -484,7 +501,7 @@ class LocalCenter:
             if self._locks.claim_slot(index):
                 slot = slots[index]
                 slot["pid"], slot["heartbeat"], slot["step"] = os.getpid(), time.monotonic(), 0
-                slot["joined"], slot["finished"] = True, False
+                slot["joined"], slot["finished"], slot["loss"] = True, False, math.inf
                 for name in COUNTS:
                     slot[f"{name}_before"] = slot[name]
                 return index

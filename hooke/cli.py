@@ -39,12 +39,14 @@ def main(
 class _RunCommand(TyperCommand):
     """Says where the script's own options belong when one of them stands before it."""
 
+    example = "hooke run train.py --lr 0.1"
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
             return super().parse_args(ctx, args)
         except Exception as error:  # typer brings its own copy of click: the class has no name that lasts
             if type(error).__name__ == "NoSuchOption":
-                error.message += ". Options of the script stand after it: hooke run train.py --lr 0.1"  # type: ignore[attr-defined]
+                error.message += f". Options of the script stand after it: {self.example}"  # type: ignore[attr-defined]
                 near = [name for name in error.possibilities or () if name != "--help"]  # type: ignore[attr-defined]
                 error.possibilities = near  # type: ignore[attr-defined]
             raise
@@ -173,17 +175,63 @@ def audit(
     raise typer.Exit(1 if made.findings else 0)
 
 
-@app.command(short_help="Say before a run: stable or not, seconds and bytes, speed-up.", no_args_is_help=True)
+class _PlanCommand(_RunCommand):
+    """The same for `hooke plan`."""
+
+    example = "hooke plan train.py --lr 0.1"
+
+
+@app.command(
+    cls=_PlanCommand,
+    short_help="Say before a run: stable or not, seconds and bytes, speed-up.",
+    context_settings={"allow_interspersed_args": False},
+    no_args_is_help=True,
+)
 def plan(
-    parameters: Annotated[str, typer.Option(metavar="N", help="Of the model, e.g. 857336, 25M or 1.2B.")],
-    workers: Annotated[int, typer.Option(metavar="P", help="Each on a processor of its own.")],
-    step_seconds: Annotated[float, typer.Option(metavar="S", help="Of one optimizer step of one worker.")],
+    script: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[SCRIPT]", help="Your training script: its first steps are measured, then it is stopped."
+        ),
+    ] = None,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ARGS]", help="All that stands after SCRIPT goes to the script, untouched."),
+    ] = None,
+    parameters: Annotated[
+        str | None, typer.Option(metavar="N", help="Values in the model, e.g. 857336, 25M or 1.2B.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(metavar="P", show_default="with SCRIPT 2", help="Each on a processor of its own."),
+    ] = None,
+    step_seconds: Annotated[
+        float | None, typer.Option(metavar="S", help="Of one optimizer step of one worker.")
+    ] = None,
     bandwidth: Annotated[
-        str, typer.Option(metavar="B", help="Bit/s each way, of the center's link and each worker's, e.g. 100M or 1G.")
-    ],
+        str | None,
+        typer.Option(
+            metavar="B", show_default="with SCRIPT 1G", help="Bit/s each way, of every link, e.g. 100M or 1G."
+        ),
+    ] = None,
     latency: Annotated[float, typer.Option(metavar="S", help="Seconds one way.")] = 0.0,
-    period: Annotated[int, typer.Option(metavar="T", help="Steps between two exchanges of a worker.")] = 10,
-    method: Annotated[str, typer.Option(metavar="NAME", help="easgd, eamsgd, downpour or local-sgd.")] = "easgd",
+    period: Annotated[
+        int | None, typer.Option(metavar="T", show_default="10", help="Steps between two exchanges of a worker.")
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            show_default="easgd",
+            help="easgd, eamsgd, downpour, local-sgd, lookahead, slowmo or diloco.",
+        ),
+    ] = None,
+    center: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND", show_default="star", help="star (one by one) or replicated (all at once, by all-reduce)."
+        ),
+    ] = None,
     lr: Annotated[float | None, typer.Option(metavar="ETA", help="Learning rate.")] = None,
     curvature: Annotated[
         float | None, typer.Option(metavar="H", help="Largest eigenvalue of the loss's Hessian.")
@@ -194,6 +242,10 @@ def plan(
     beta: Annotated[
         float | None, typer.Option(metavar="B", show_default="0.9", help="Workers times moving rate, if elastic.")
     ] = None,
+    outer_lr: Annotated[
+        float | None, typer.Option(metavar="ETA", help="Of lookahead (0.5), slowmo (1) or diloco (0.7).")
+    ] = None,
+    outer_momentum: Annotated[float | None, typer.Option(metavar="D", help="Of slowmo (0.5) or diloco (0.9).")] = None,
     batch: Annotated[
         int | None, typer.Option(metavar="N", help="Examples a step; without it steps are counted.")
     ] = None,
@@ -206,29 +258,43 @@ def plan(
 
     Example: hooke plan --parameters 25M --workers 8 --step-seconds 0.1 --bandwidth 1G --lr 0.1 --curvature 10
 
-    Stability holds for a center where workers exchange one by one, on a quadratic bowl, without gradient noise.
+    Example: hooke plan --bandwidth 100M train.py --lr 0.1
+
+    With SCRIPT, what is not given is measured: seconds of a step and of an exchange (also by P processes at once, if
+    there are cores for them), size, top curvature; rule, period, learning rate, momentum and batch are read.
+
+    Stability holds on a quadratic bowl, without gradient noise, for SGD.
 
     Exit code: 0 if it is stable or not judged, 1 if it is not stable, 2 if the numbers can't be used.
     """
     import json
 
-    from hooke.plan import PlanError, advice_on, parse_bandwidth, parse_count
+    from hooke.plan import PlanError, advice_on, advice_on_script, parse_bandwidth, parse_count
 
     try:
-        made = advice_on(
-            parameters=parse_count(parameters),
-            workers=workers,
-            step_seconds=step_seconds,
-            bandwidth=parse_bandwidth(bandwidth),
-            latency=latency,
-            period=period,
-            method=method,
-            lr=lr,
-            curvature=curvature,
-            momentum=momentum,
-            beta=beta,
-            batch=batch,
-        )
+        given = {
+            "parameters": None if parameters is None else parse_count(parameters),
+            "workers": workers,
+            "step_seconds": step_seconds,
+            "bandwidth": None if bandwidth is None else parse_bandwidth(bandwidth),
+            "latency": latency,
+            "period": period,
+            "method": method,
+            "center": center,
+            "lr": lr,
+            "curvature": curvature,
+            "momentum": momentum,
+            "beta": beta,
+            "outer_lr": outer_lr,
+            "outer_momentum": outer_momentum,
+            "batch": batch,
+        }
+        given = {name: value for name, value in given.items() if value is not None}
+        missing = [name for name in ("parameters", "workers", "step_seconds", "bandwidth") if name not in given]
+        if script is None and missing:
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
+            raise PlanError(f"without a SCRIPT these must be given: {options}. Got none. Give them, or a script.")
+        made = advice_on(**given) if script is None else advice_on_script(script, arguments or [], **given)
         if picture is not None:
             made.picture().savefig(picture, dpi=150)
     except (PlanError, ImportError, ValueError, OSError) as error:

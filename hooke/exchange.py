@@ -6,7 +6,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -83,14 +83,6 @@ class Exchange(ABC):
             self.flat.subtract_(*self._correction)
             self._correction = None
 
-    @property
-    def is_under_way(self) -> bool:
-        """Whether an exchange has begun whose correction `after_step` is still to subtract."""
-        return self._correction is not None
-
-    def wait(self) -> None:
-        """Wait until an exchange under way has come back; the next `after_step` subtracts its correction."""
-
     def finish(self) -> None:
         """Wait for an exchange under way, so that nothing is owed."""
         self.after_step()
@@ -165,10 +157,15 @@ class Overlapped(Exchange):
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self._thread = ThreadPoolExecutor(1, "hooke-exchange")
+        self._thread: Executor = ThreadPoolExecutor(1, "hooke-exchange")
         self._under_way: Future[tuple[Tensor, Outcome]] | None = None
         self._part = WHOLE
         self._held_up = 0.0
+
+    def run_by(self, executor: Executor) -> None:
+        """Let `executor` run the exchanges, and not a thread of their own: a simulation has a clock of its own."""
+        self._thread.shutdown()
+        self._thread = executor
 
     def begin(self, point: Callable[[], Tensor], *, subtract_now: bool, part: slice | None = None) -> None:
         """Copy `point` and let the thread exchange it; the correction is subtracted by a later `after_step`."""
@@ -185,16 +182,6 @@ class Overlapped(Exchange):
         """Subtract the correction if it has arrived."""
         if self._under_way is not None and self._under_way.done():
             self._collect(self._under_way)
-
-    @property
-    def is_under_way(self) -> bool:
-        """Whether an exchange has begun whose correction `after_step` is still to subtract."""
-        return self._under_way is not None
-
-    def wait(self) -> None:
-        """Wait until the exchange under way has come back, or failed."""
-        if self._under_way is not None:
-            wait([self._under_way])
 
     def finish(self) -> None:
         """Wait for the exchange under way and subtract its correction."""

@@ -28,6 +28,7 @@ NAMES: dict[str, str] = {
     "staleness": "exchanges of other workers since this worker's last one",
     "missed": "exchanges (or, in shared memory, blocks of one) that did not happen; the period was longer once",
     "refused": "exchanges that the center refused; `note` says why",
+    "diverging": "distance from the center over its median, where a run seems to diverge; `note` says what to do",
     "restarted": "how often this worker's process has been started again after a crash",
 }
 """Every name a row may have, with its meaning. A name that is not here is an error."""

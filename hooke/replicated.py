@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -45,6 +46,7 @@ class ReplicatedCenter:
         self._vector: Tensor | None = None
         self._spec: CenterSpec | None = None
         self._memory: State = ()
+        self._loss = math.inf
         self.exchanges = 0
         self.bytes_sent = 0
         self.bytes_received = 0
@@ -108,9 +110,11 @@ class ReplicatedCenter:
         region = extent(x, start, spec.numel)
         center, memory = center[region], tuple(vector[region] for vector in self._memory)
         border = min(max(0, spec.parameters_end - region.start), center.numel())
-        rule, buffer_rule = rule.bind(self.num_workers), rule.buffer_rule().bind(self.num_workers)
-        parts = [(slice(0, border), rule, state), (slice(border, None), buffer_rule, ())]
         own, refusal = torch.zeros_like(center), _refusal(x, center)
+        bound, buffer_rule = rule.bind(self.num_workers), rule.buffer_rule().bind(self.num_workers)
+        if rule.follows_leader:
+            bound = bound.leading(self._leads(math.inf if refusal else self._loss, center.device))
+        parts = [(slice(0, border), bound, state), (slice(border, None), buffer_rule, ())]
         if refusal is None:
             for part, here, remembered in parts:
                 own[part] = here.delta(x[part], center[part], tuple(s[part] for s in remembered))
@@ -158,12 +162,24 @@ class ReplicatedCenter:
         for vector, its_values in zip(self._memory, beside, strict=False):
             vector.copy_(its_values)
 
+    def report(self, loss: float) -> None:
+        """Say how well this rank does, by its recent training loss; one that is not finite never leads."""
+        self._loss = loss if math.isfinite(loss) else math.inf
+
+    def _leads(self, loss: float, device: torch.device) -> bool:
+        """Whether no rank has a lower loss; the first of equals leads."""
+        own = torch.tensor([loss], device=device)
+        losses = [torch.empty_like(own) for _ in range(self.num_workers)]
+        dist.all_gather(losses, own, group=self._group)
+        values = [float(one) for one in losses]
+        return math.isfinite(min(values)) and values.index(min(values)) == dist.get_rank(self._group)
+
     def beat(self, step: int) -> None:
         """Nothing to say: torch.distributed itself notices a dead rank."""
 
     def leave(self, *, finished: bool = False) -> None:
         """Forget the center; the process group stays the caller's."""
-        self._vector, self._memory = None, ()
+        self._vector, self._memory, self._loss = None, (), math.inf
 
     def _check_same_everywhere(self, spec: CenterSpec, device: torch.device) -> None:
         """Every rank raises where one differs, so that none waits for the others."""

@@ -39,16 +39,22 @@ class Rule(ABC):
             belongs to the point before the exchange. `"gauss-seidel"`: the exchange happens between two steps, so the
             next gradient belongs to the point after it.
         plain_point: Whether x is the point without Nesterov's look-ahead (see `EAMSGD`).
+        follows_leader: Whether the center must know whose training loss is lowest (see `LSGD`).
     """
 
     center_memory: tuple[str, ...] = ()
     pull_first: ClassVar[bool] = True
     plain_point: bool = False
+    follows_leader: bool = False
     order: Order = "gauss-seidel"
 
     @abstractmethod
     def bind(self, num_workers: int) -> Rule:
         """This rule for `num_workers` live workers: rates that depend on the number become plain numbers."""
+
+    def leading(self, leads: bool) -> Rule:
+        """This rule for the worker of the lowest recent training loss, or for another; the same for most rules."""
+        return self
 
     @abstractmethod
     def delta(self, x: Float[Tensor, " n"], c: Float[Tensor, " n"], state: State) -> Float[Tensor, " n"]:

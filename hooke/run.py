@@ -6,6 +6,7 @@ runs/NAME/
   workers/0.jsonl      the rows of worker 0 (`hooke.record`)
   workers/0.log        what worker 0 printed
   workers/0.safetensors  the newest checkpoint of worker 0, where its script saves one
+  workers/0.rehearsal.json  what a rehearsal measured (`hooke plan SCRIPT`); only there
   report.html
 """
 
@@ -59,6 +60,10 @@ class RunDirectory:
         """The newest checkpoint of one worker."""
         return self.path / "workers" / f"{worker}.safetensors"
 
+    def rehearsal(self, worker: int) -> Path:
+        """What one worker measured in a rehearsal."""
+        return self.path / "workers" / f"{worker}.rehearsal.json"
+
     def all_rows(self) -> list[Path]:
         """The row files of every worker, in the order of their numbers."""
         return sorted((self.path / "workers").glob("*.jsonl"), key=lambda path: (len(path.stem), path.stem))
@@ -77,6 +82,8 @@ class Run:
         checkpoint_every: Seconds between checkpoints.
         resume: Whether the run continues an earlier one.
         restarts: How often this worker's process has been started again after a crash.
+        rehearses: Whether the script is only measured, for `hooke plan`, and stopped after some steps.
+        curvature: Whether a rehearsal measures the curvature.
     """
 
     directory: str
@@ -87,6 +94,8 @@ class Run:
     checkpoint_every: float = 30.0
     resume: bool = False
     restarts: int = 0
+    rehearses: bool = False
+    curvature: bool = True
 
     @property
     def files(self) -> RunDirectory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 
 from hooke import resume
 from hooke.center import Center, LocalCenter
-from hooke.exchange import AtOnce, ByHalves, Exchange, Overlapped
+from hooke.divergence import Divergence, sentence
+from hooke.exchange import AtOnce, ByHalves, Exchange, Outcome, Overlapped
 from hooke.flat import FlatParameters
 from hooke.journal import Journal
+from hooke.rehearsal import Rehearsal
 from hooke.rule import EASGD, Rule
 from hooke.run import Run
 from hooke.schedule import Period, Schedule, check_count
@@ -96,6 +99,11 @@ class Worker:
         self._every_step = pull == "every_step"
         self._periods = _separate_periods(self._schedule, collect_period, delivery_period, self._every_step)
         _check_halves(rule, self._periods is not None, overlap)
+        if rule.follows_leader and fragments > 1:
+            raise ValueError(
+                f"Worker: fragments must be 1 beside {type(rule).__name__}, or the center would be a patchwork of "
+                f"leaders. Got {fragments}. Drop it."
+            )
         self._overlap, self._buffers = overlap, buffers == "average"
         self.run = Run.current()
         self.center: Center = center if center is not None else _prepared_center(self.run)
@@ -106,7 +114,10 @@ class Worker:
             )
         self.steps = 0
         self.examples = 0
+        self._losses: list[float] = []
+        self._has_loss: bool | None = None
         self._hooks: list[Any] = []
+        self._rehearsal: Rehearsal | None = None
         self._evaluating = False
 
     # The life of a worker ---------------------------------------------------------------------------------------
@@ -127,6 +138,8 @@ class Worker:
             self._flat.set_(told.to(self._flat.vector.device))
             self._journal = Journal(self.run, self.center)
             self._exchange = self._new_exchange(told)
+            self._rehearsal = self._new_rehearsal()
+            self._divergence = Divergence()
             undo.pop_all()
         self._used = [(0.0, 0.0)] * len(self.optimizer.param_groups)
         self._saved = time.monotonic()
@@ -151,6 +164,8 @@ class Worker:
             hook.remove()
         self._hooks = []
         with ExitStack() as stack:  # whatever fails, the rest is done
+            if self._rehearsal is not None:
+                stack.callback(self._rehearsal.close)
             stack.callback(self._journal.close)
             stack.callback(self._flat.release)
             stack.callback(self.center.leave, finished=finished)
@@ -165,8 +180,8 @@ class Worker:
 
     def _new_exchange(self, told: Tensor) -> Exchange:
         options: dict[str, Any] = {
-            "done": lambda outcome: self._journal.exchanged(outcome, self.steps),
-            "measures_distance": self.run is not None,
+            "done": self._exchanged,
+            "measures_distance": True,
         }
         if self._periods is not None:
             options |= {"collect_period": self._periods[0], "delivery_period": self._periods[1]}
@@ -174,11 +189,66 @@ class Worker:
         kind = Overlapped if self._overlap else AtOnce
         return kind(self._flat, self.center, self.rule, told, **options)
 
+    def _exchanged(self, outcome: Outcome) -> None:
+        self._journal.exchanged(outcome, self.steps)
+        if self._rehearsal is not None:
+            self._rehearsal.exchanged(outcome.wait_seconds, failed=outcome.failure is not None)
+        if outcome.center_distance is not None:
+            self._watch(outcome.center_distance)
+
+    def _watch(self, distance: float) -> None:
+        """Warn once if the distance from the center grows as in a run that diverges."""
+        lr = max(float(group["lr"]) for group in self.optimizer.param_groups)
+        length = lambda: float(torch.linalg.vector_norm(self._flat.vector))  # noqa: E731
+        growth = self._divergence.grown(distance, lr=lr, length=length)
+        if not growth:
+            return
+        workers, period = self.center.counted_workers, self._longest_period()
+        said = sentence(type(self.rule).__name__, lr, workers, period, self._border(workers, period), growth)
+        self._journal.note("diverging", growth, self.steps, note=said)
+        warnings.warn(said, RuntimeWarning, stacklevel=2)
+
+    def _border(self, num_workers: int, period: int) -> float | None:
+        """Smallest lr * curvature that is not stable; `None` where that is not known."""
+        from hooke.stability import stability_of
+
+        if type(self.optimizer) is not torch.optim.SGD or self._periods is not None or self._overlap:
+            return None
+        setting = {
+            "num_workers": num_workers,
+            "communication_period": period,
+            "synchronous": self.center.is_synchronous,
+        }
+        momentum = max(float(group["momentum"]) for group in self.optimizer.param_groups)
+        try:
+            return stability_of(self.rule, lr=1.0, curvature=1.0, momentum=momentum, **setting).border
+        except ValueError:  # no border is known
+            return None
+
+    def _longest_period(self) -> int:
+        return max(self._periods or (period for _, period in self._schedule.phases))
+
+    def _new_rehearsal(self) -> Rehearsal | None:
+        """What `hooke plan SCRIPT` measures; `None` in a run."""
+        if self.run is None or not self.run.rehearses:
+            return None
+        about = {
+            "parameters": self._flat.vector.numel(),
+            "period": self._longest_period(),
+            "by_halves": self._periods is not None,
+            "synchronous": self.center.is_synchronous,
+            "overlap": self._overlap,
+        }
+        known = (self.run, self.optimizer, self._flat.vector.device, self.rule, about)
+        return Rehearsal(*known, exchange=self.exchange, examples=lambda: self.examples)
+
     # Around the optimizer's step --------------------------------------------------------------------------------
 
     @torch.no_grad()
     def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._active("optimizer.step()")
+        if self._rehearsal is not None:
+            self._rehearsal.before_step()
         if self.rule.order == "jacobi":
             self._exchange_if_due(subtract_now=self._step_reads_no_parameters(args[1:], kwargs))
 
@@ -187,10 +257,15 @@ class Worker:
         self._exchange.after_step()
         if self.rule.plain_point:
             self._used = [(float(group["lr"]), group["momentum"]) for group in optimizer.param_groups]
+        self._count_step()
+
+    def _count_step(self) -> None:
         self.steps += 1
         if self.rule.order == "gauss-seidel":
             self._exchange_if_due(subtract_now=True)
         self.center.beat(self.steps)
+        if self._rehearsal is not None:
+            self._rehearsal.after_step()
 
     def _exchange_if_due(self, *, subtract_now: bool) -> None:
         if isinstance(self._exchange, ByHalves):
@@ -221,6 +296,49 @@ class Worker:
             self._exchange.at(0)  # everything is due at step 0
         self._begin_exchange(subtract_now=True)
 
+    @torch.no_grad()
+    def pull_(self, rate: float) -> None:
+        """Go part of the way to the center that this worker was told last: `x' = x - rate * (x - told)`.
+
+        No data travel. It counts as a step, in place of one of the optimizer, and the exchange that is due after it
+        happens. PALSGD is `hooke.DiLoCo()` or `hooke.LocalSGD()` with such a step at probability P, at `rate = lr * eta
+        / P`, and otherwise the optimizer's own at lr / (1 - P): on average SGD on the loss plus eta / 2 |x - told|^2.
+        Averaged buffers stay as they are; an exchange under way is finished first.
+
+        Args:
+            rate: Dimensionless, in (0, 1].
+
+        Raises:
+            ValueError: `rate` outside its range, or a rule whose workers remember no center.
+
+        Example:
+            ```python
+            if random.random() < probability:
+                worker.pull_(lr * eta / probability)
+            else:
+                loss(batch).backward()
+                optimizer.step()
+            ```
+
+        Reference:
+            Naganuma et al., "Pseudo-asynchronous local SGD: robust and efficient data-parallel training", arXiv
+            2504.18454, Algorithm 1.
+        """
+        self._active("pull_()")
+        if not 0 < rate <= 1:
+            raise ValueError(f"Worker: rate of pull_ must be in (0, 1]. Got {rate}. Lower lr * eta / probability.")
+        self._exchange.finish()
+        if not self._exchange.memory:
+            raise ValueError(
+                f"Worker: pull_() needs a rule that goes on from the center. Got {self.rule!r}. Use hooke.DiLoCo() or "
+                "hooke.LocalSGD(); elastic rules have pull='every_step'."
+            )
+        parameters = slice(0, CenterSpec.of(self._flat.entries).parameters_end)
+        x = self._flat.gather_()[parameters]
+        told = self._exchange.memory[0][parameters].to(x.device)
+        self._flat.subtract_(rate * (x - told), parameters)
+        self._count_step()
+
     def _begin_exchange(self, *, subtract_now: bool, part: slice | None = None) -> None:
         known = {id(parameter) for _, parameter in self._flat.parameters()}
         updated = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -229,7 +347,21 @@ class Worker:
                 "Worker: optimizer must update the parameters that were trainable when the worker started. Got another "
                 "(unfrozen, or in an added group). Call worker.stop(), then start a new Worker on every worker."
             )
+        if self.rule.follows_leader:
+            self._report_loss()
         self._exchange.begin(self._point, subtract_now=subtract_now, part=part)
+
+    def _report_loss(self) -> None:
+        """Tell the center the mean loss since the last exchange; the first exchange may come before any."""
+        if self._losses:
+            self.center.report(math.fsum(self._losses) / len(self._losses))
+        elif not self._has_loss and self._has_loss is not None:
+            raise RuntimeError(
+                f"Worker: {type(self.rule).__name__} needs this worker's training loss. Got none up to its second "
+                "exchange. Call worker.record(loss=loss.item()) at each step."
+            )
+        self._has_loss = bool(self._has_loss or self._losses)
+        self._losses = []
 
     def _point(self) -> Tensor:
         """x as the rule means it: the parameters, or for EAMSGD the point without Nesterov's look-ahead."""
@@ -296,6 +428,7 @@ class Worker:
             "steps": self.steps,
             "examples": self.examples,
             "used": [list(used) for used in self._used],
+            "losses": list(self._losses),
             "master": self._flat.vector.to("cpu", copy=True) if self._flat.has_mirrors else None,
             **self._exchange.state(),
         }
@@ -315,6 +448,7 @@ class Worker:
             )
         self.steps, self.examples = state["steps"], state["examples"]
         self._used = [(lr, momentum) for lr, momentum in state["used"]]
+        self._losses = list(state.get("losses", ()))  # older states have none
         self._exchange.load_state({"memory": state["memory"], "told": state["told"]})
         if state["master"] is not None:
             self._flat.vector.copy_(state["master"])
@@ -382,6 +516,8 @@ class Worker:
         _check_choice("of", of, ("worker", "center"))
         self.examples += int(examples)
         self._active("record()", evaluating_too=True)
+        if self.rule.follows_leader and of == "worker" and "loss" in values:
+            self._losses.append(float(values["loss"]))
         for name, value in values.items():
             self._journal.note(name, value, self.steps, about="center" if of == "center" else None)
         if examples:

@@ -12,6 +12,7 @@ import numpy as np
 
 Array = np.ndarray
 Gradient = Callable[[int, Array], Array]
+Loss = Callable[[int, Array], float]
 
 
 def easgd_jacobi(x0: Array, g: Gradient, *, p: int, eta: float, alpha: float, tau: int, steps: int):
@@ -396,6 +397,76 @@ def post_local_sgd(x0: Array, g: Gradient, *, p: int, eta: float, tau: int, step
             gradients = [sum(gradients) / p] * p
         x = [x[i] - eta * gradients[i] for i in range(p)]
         if t < switch or (t + 1 - switch) % tau == 0:
+            mean = sum(x) / p
+            x = [mean.copy() for _ in range(p)]
+    return x, mean
+
+
+def lsgd(
+    x0: Array,
+    g: Gradient,
+    *,
+    p: int,
+    eta: float,
+    tau: int,
+    steps: int,
+    pull: float,
+    loss: Callable[[int, Array], float],
+):
+    """arXiv 1905.10395 with one group: every tau steps all are pulled toward the one of the lowest recent loss."""
+    x, leader, recent = [x0.copy() for _ in range(p)], x0.copy(), [[] for _ in range(p)]
+    for t in range(1, steps + 1):
+        for i in range(p):
+            recent[i].append(loss(i, x[i]))
+            x[i] = x[i] - eta * g(i, x[i])
+        if t % tau == 0:
+            leader = x[int(np.argmin([np.mean(losses) for losses in recent]))].copy()
+            x = [(1 - pull) * x[i] + pull * leader for i in range(p)]
+            recent = [[] for _ in range(p)]
+    return x, leader
+
+
+def lsgd_asynchronous(
+    x0: Array,
+    g: Gradient,
+    *,
+    p: int,
+    eta: float,
+    tau: int,
+    steps: int,
+    pull: float,
+    loss: Callable[[int, Array], float],
+):
+    """The same where each worker exchanges by itself: who leads, sets the center; the others know where that was."""
+    x, center, recent = [x0.copy() for _ in range(p)], x0.copy(), [[] for _ in range(p)]
+    told = [np.inf] * p
+    for t in range(1, steps + 1):
+        for i in range(p):
+            recent[i].append(loss(i, x[i]))
+            x[i] = x[i] - eta * g(i, x[i])
+            if t % tau == 0:
+                told[i], recent[i] = np.mean(recent[i]), []
+                if int(np.argmin(told)) == i:
+                    center = x[i].copy()
+                x[i] = x[i] - pull * (x[i] - center)
+    return x, center
+
+
+def palsgd(
+    x0: Array, g: Gradient, *, p: int, alpha: float, tau: int, steps: int, probability: float, eta: float, draws: Array
+):
+    """arXiv 2504.18454, Algorithm 1 with SGD inside and averaging outside, all workers at once.
+
+    `draws[t, i]` is worker i's random number at step t; alpha is the learning rate, eta the mixing rate.
+    """
+    x, mean = [x0.copy() for _ in range(p)], x0.copy()
+    for t in range(steps):
+        for i in range(p):
+            if draws[t, i] < probability:
+                x[i] = x[i] - alpha * eta / probability * (x[i] - mean)
+            else:
+                x[i] = x[i] - alpha / (1 - probability) * g(i, x[i])
+        if (t + 1) % tau == 0:
             mean = sum(x) / p
             x = [mean.copy() for _ in range(p)]
     return x, mean

@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rule": set(),
     "outer": {"rule"},
     "averaged": {"rule"},
+    "leader": {"rule"},
     "spec": {"flat"},
     "center": {"checkpoint", "rule", "shared_memory", "spec"},
     "shared_memory": set(),
@@ -29,7 +30,23 @@ MAY_IMPORT: dict[str, set[str]] = {
     "staging": set(),
     "exchange": {"center", "flat", "rule", "spec", "staging"},
     "journal": {"center", "exchange", "record", "run", "spec"},
-    "worker": {"center", "exchange", "flat", "journal", "resume", "rule", "run", "spec"},
+    "schedule": set(),
+    "rehearsal": {"checkpoint", "run"},
+    "divergence": set(),
+    "worker": {
+        "center",
+        "divergence",
+        "exchange",
+        "flat",
+        "journal",
+        "rehearsal",
+        "resume",
+        "rule",
+        "run",
+        "schedule",
+        "spec",
+        "stability",
+    },
     # files and runs
     "checkpoint": set(),
     "record": set(),
@@ -41,8 +58,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "claim": set(),
     # before a run
     "stability": {"averaged", "outer", "rule"},
-    "plan": {"stability"},
-    "simulate": {"center", "flat", "record", "rule", "run", "spec", "worker"},
+    "plan": {"launch", "run", "stability"},
+    "simulate": {"exchange", "flat", "launch", "record", "rule", "run", "spec", "worker"},
     # the command
     "launch": {"center", "checkpoint", "record", "report", "run"},
     "report": {"claim", "record", "run"},
@@ -50,7 +67,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """Every module at the top level, and the others that it may import. Whoever adds one, or an arrow, writes it here."""
 
-WITHOUT_TORCH = ["record", "run", "report", "cli", "launch", "claim", "stability", "plan"]
+WITHOUT_TORCH = ["divergence", "record", "run", "report", "cli", "launch", "claim", "stability", "plan", "simulate"]
 PUBLIC_MODULES = {
     "hooke.claim",
     "hooke.launch.evidence",

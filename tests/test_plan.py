@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from hooke import cli
-from hooke.plan import METHODS, PlanError, Star, advice_on, parse_bandwidth, parse_count
+from hooke.outer import DiLoCo, Lookahead, SlowMo
+from hooke.plan import METHODS, PlanError, Ring, Star, advice_on, parse_bandwidth, parse_count
 from hooke.plan.quantity import spell, spell_seconds
 from hooke.plan.table import WIDTH
 from hooke.rule import EAMSGD, EASGD, Downpour, LocalSGD
@@ -61,6 +62,30 @@ def test_what_fits_exactly_is_hidden() -> None:
     assert star.real_period(2, overlap=True) == 16
     assert star.real_period(3, overlap=True) == pytest.approx(24)
     assert replace(star, bandwidth=0.99e9).real_period(1, overlap=True) == 32
+
+
+def test_a_ring_by_hand() -> None:
+    """100 MB in 4 parts of 25 MB: three to add up, three to tell, 0.2 s each at 1 Gbit/s; ten steps take 1 s."""
+    ring = Ring(25_000_000, 0.1, 1e9, latency=0.01)
+    assert ring.sent_bytes(4) == 150e6
+    assert ring.wait_seconds(4) == pytest.approx(6 * (0.2 + 0.01))
+    assert ring.steps_per_second(4) == pytest.approx(40 / 2.26)
+    assert ring.hiding_period(4) == 114  # 1.26 s are a tenth of 12.6 s, 11.34 of them steps
+    assert ring.bytes_per_step(4) == 30e6
+    assert (ring.wait_seconds(1), ring.sent_bytes(1), ring.speed_up(1), ring.hiding_period(1)) == (0, 0, 1, 1)
+    assert replace(ring, latency=0).wait_seconds(10_000) == pytest.approx(1.6, rel=1e-3)  # two vectors, at most
+
+
+def test_a_ring_is_as_fast_as_its_messages() -> None:
+    """Each rank starts to send its part when the last one is there and its own link is free."""
+    for p, latency in itertools.product((1, 2, 3, 8), (0.0, 0.003)):
+        ring = Ring(1_000_000, 0.05, 1e8, latency, period=4)
+        part = 32e6 / p / 1e8
+        there = [0.0] * p
+        for _ in range(2 * (p - 1)):
+            sent = [time + part for time in there]
+            there = [max(sent[rank], sent[rank - 1] + latency) for rank in range(p)]
+        assert ring.wait_seconds(p) == pytest.approx(max(there))
 
 
 # More of anything -----------------------------------------------------------------------------------------------
@@ -219,6 +244,23 @@ def test_overlap_has_a_border_of_its_own() -> None:
     assert "With overlap its stability is not known" in str(advice_on(**SETTING, method="downpour"))
 
 
+def test_ranks_that_exchange_at_once_are_judged_so() -> None:
+    rules = {
+        "easgd": EASGD(),
+        "downpour": Downpour(),
+        "lookahead": Lookahead(0.7),
+        "diloco": DiLoCo(),
+        "slowmo": SlowMo(0.5),
+    }
+    more = {"lookahead": {"outer_lr": 0.7}}
+    for (method, rule), lr in itertools.product(rules.items(), (0.01, 0.3, 1.7)):
+        advice = advice_on(**SETTING, **more.get(method, {}), method=method, center="replicated", lr=lr, curvature=1.0)
+        assert advice.stability() == stability_of(rule, lr=lr, curvature=1.0, num_workers=8, synchronous=True)
+        assert advice.overlap_border() is None and advice.row(8).overlap_speed_up is None
+    alone = advice_on(**SETTING, method="diloco", lr=0.1, curvature=1.0)
+    assert alone.is_stable is None and "use --center replicated" in str(alone)
+
+
 # What is printed ------------------------------------------------------------------------------------------------
 
 
@@ -245,9 +287,19 @@ def test_the_table_fits_and_lists_thousands_of_workers(method: str) -> None:
     said = plan("--method", method, "--workers", "777", "--batch", "128", "--latency", "0.05", "--bandwidth", "3M")
     assert max(map(len, said.output.splitlines())) <= WIDTH
     lines = said.output.split("\n---")[1].splitlines()[1:]
+    assert "waits" not in said.output
     workers = [int(line.split()[0]) for line in lines if line.strip() and line.split()[0].isdigit()]
     assert workers == sorted([*(2**k for k in range(13)), 777])
     assert sum("777 *" in line for line in lines) == 1
+
+
+def test_the_table_of_a_ring_has_no_overlap() -> None:
+    said = plan("--center", "replicated", "--workers", "4", "--latency", "0.01", "--batch", "10")
+    assert "overlap" not in said.output
+    (row,) = [line for line in said.output.splitlines() if line.lstrip().startswith("4 *")]
+    assert row.split()[-1] == "114"
+    assert "150 MB up, 150 MB down, 1.26 s." in said.output
+    assert json.loads(plan("--center", "replicated", "--json").output)["saturated_from"] is None
 
 
 def test_json_says_the_same_in_plain_numbers() -> None:
@@ -266,6 +318,7 @@ def test_a_picture_has_two_panels(tmp_path: Path) -> None:
     target = tmp_path / "plan.png"
     assert plan("--picture", str(target), "--lr", "0.1", "--curvature", "1").exit_code == 0
     assert target.read_bytes().startswith(b"\x89PNG")
+    assert len(advice_on(**SETTING, center="replicated").picture().axes[0].lines) == 2
     figure = advice_on(**SETTING, lr=0.1, curvature=1.0).picture()
     speed, border = figure.axes
     assert speed.get_ylabel() == "speed-up over one worker alone"
@@ -299,7 +352,14 @@ def test_a_picture_needs_matplotlib(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         (["--latency", "-1"], "--latency must be 0 or more seconds, and finite. Got -1.0. Use e.g. 0.01."),
         (["--lr", "-0.1"], "--lr must be above 0 and finite. Got -0.1. Use e.g. 0.1."),
         (["--curvature", "inf"], "--curvature must be above 0 and finite. Got inf. Use e.g. 0.1."),
-        (["--method", "adam"], "--method must be one of easgd, eamsgd, downpour, local-sgd. Got adam. Use e.g. easgd."),
+        (
+            ["--method", "adam"],
+            "--method must be one of easgd, eamsgd, downpour, local-sgd, lookahead, slowmo, diloco. Got adam. Use e.g.",
+        ),
+        (["--center", "ring"], "--center must be one of star, replicated. Got ring. Use e.g. star."),
+        (["--outer-lr", "1"], "--outer-lr needs --method lookahead, slowmo or diloco. Got easgd. Drop it, or use one"),
+        (["--method", "lookahead", "--outer-momentum", "0"], "needs --method slowmo or diloco. Got lookahead. Drop it"),
+        (["--method", "diloco", "--outer-momentum", "1"], "--outer-momentum must be in [0, 1). Got 1.0. Use e.g. 0.9."),
         (["--momentum", "0.9"], "--momentum needs --method eamsgd. Got easgd. Drop it, or use eamsgd."),
         (["--method", "eamsgd", "--momentum", "1"], "--momentum must be in [0, 1). Got 1.0. Use e.g. 0.9."),
         (["--beta", "3"], "--beta must be in (0, 2]. Got 3.0. Use e.g. 0.9."),

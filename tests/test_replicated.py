@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,40 @@ def test_streaming_and_post_local_sgd_equal_their_references(tmp_path: Path) -> 
             assert np.abs(its_center - center).max() <= 1e-5 * np.abs(center).max()
 
 
+PROBABILITY, MIXING_RATE = 0.3, 2.0
+DRAWS = np.random.default_rng(5).random((STEPS, 2))
+
+
+def train_with_pulls(rank: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    ends = []
+    for tau in (4, 7):
+        model, center = Quadratic(11, rank), ReplicatedCenter()
+        optimizer = torch.optim.SGD(model.parameters(), lr=ETA / (1 - PROBABILITY))
+        with Worker(model, optimizer, LocalSGD(), center=center, communication_period=tau) as worker:
+            for draw in DRAWS[:, rank]:
+                if draw < PROBABILITY:
+                    worker.pull_(ETA * MIXING_RATE / PROBABILITY)
+                    continue
+                optimizer.zero_grad()
+                model().backward()
+                optimizer.step()
+            assert worker.steps == STEPS
+            ends.append((flat(model), center.pull()[:11].double().numpy()))
+    return ends
+
+
+def test_pulls_between_exchanges_are_palsgd(tmp_path: Path) -> None:
+    got = on_ranks(2, tmp_path, train_with_pulls)
+    for index, tau in enumerate((4, 7)):
+        workers, mean = reference.palsgd(
+            flat(Quadratic(11, 0)), gradient, p=2, alpha=ETA, tau=tau, steps=STEPS, probability=PROBABILITY,
+            eta=MIXING_RATE, draws=DRAWS,
+        )  # fmt: skip
+        for rank, ends in enumerate(got):
+            assert np.abs(ends[index][0] - workers[rank]).max() <= 1e-5 * np.abs(workers[rank]).max()
+            assert np.abs(ends[index][1] - mean).max() <= 1e-5 * np.abs(mean).max()
+
+
 def by_torch(rank: int, warmup: int, period: int) -> tuple[np.ndarray, np.ndarray]:
     """x by torch's own post-local SGD, and by ours; torch's first mean comes a step after its warm-up."""
     from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
@@ -173,6 +208,25 @@ def exchange_often(rank: int, rule: Rule, numel: int, border: int, times: int) -
     assert center.bytes_sent == center.bytes_received == 4 * numel * times
     kept = b"".join(bits(vector) for vector in center.pull_memory().values())
     return bits(center.pull()) + kept, total + values(numel, 0).double(), now + center.pull().double()
+
+
+def exchange_in_parts(rank: int, cuts: list[list[int]]) -> None:
+    for rule in (DiLoCo(mixing=0.3), EASGD(), Averaged(Downpour())):
+        ends = []
+        for borders in cuts:
+            center = joined(40, 27, seed=1, rule=rule)
+            x, state = values(40, 10 + rank), rule.init(center.pull())
+            for start, stop in pairwise(borders):
+                place = {"start": start} if len(borders) > 2 else {}
+                center.exchange_(x[start:stop], rule, tuple(s[start:stop] for s in state), **place)
+            assert center.bytes_sent == 4 * 40
+            ends.append([x, *state, center.pull(), *center.pull_memory().values()])
+        for end in ends[1:]:
+            assert all(torch.equal(ours, theirs) for ours, theirs in zip(ends[0], end, strict=True))
+
+
+def test_fragments_give_what_the_whole_vector_gives_to_the_bit(tmp_path: Path) -> None:
+    on_ranks(2, tmp_path, exchange_in_parts, [[0, 40], [0, 13, 40], [0, 30, 40], [0, 9, 27, 40]])
 
 
 KEEPING = [DiLoCo(), AsyncDiLoCo(), Averaged(EASGD()), Averaged(DiLoCo(), 0.1)]
@@ -279,6 +333,35 @@ def test_another_model_on_one_rank_is_refused_on_every_rank(tmp_path: Path) -> N
     assert third == (
         "center: every worker must bring the same model. weight has shape (4, 2), in the center it is (3, 2) (weight). "
         "Build the same model, in the same dtype and memory format, on every worker."
+    )
+
+
+def join_with_schedule(rank: int, schedules: list[dict[str, Any]]) -> str:
+    model = nn.Linear(2, 3)
+    optimizer = torch.optim.SGD(model.parameters())
+    worker = Worker(model, optimizer, LocalSGD(), center=ReplicatedCenter(), **schedules[rank])
+    try:
+        worker.start()
+    except ValueError as error:
+        return str(error)
+    return "joined"
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"fragments": 2}, "period 10, 2 fragments"),
+        ({"communication_period": {0: 1, 5: 10}}, "period 1 from step 0, 10 from step 5, 1 fragment"),
+    ],
+)
+def test_another_schedule_on_one_rank_is_refused_instead_of_a_hang(other: dict, words: str, tmp_path: Path) -> None:
+    first, second = on_ranks(2, tmp_path, join_with_schedule, [{}, other])
+    assert first.startswith(
+        "ReplicatedCenter: every rank must bring rank 0's model, rule and periods. Got others on 1 "
+    )
+    assert second == (
+        "center: ranks that exchange at once must bring the same communication_period and fragments. Got "
+        f"{words}, rank 0 has period 10, 1 fragment. Use the same on every rank."
     )
 
 

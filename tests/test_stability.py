@@ -8,11 +8,12 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hooke.averaged import Averaged
-from hooke.outer import Lookahead
+from hooke.outer import DiLoCo, Lookahead, SlowMo
 from hooke.rule import DEFAULT_BETA, EAMSGD, EASGD, Average, Downpour, LocalSGD, Rule
 from hooke.stability import (
     BETA,
@@ -207,6 +208,62 @@ def test_downpour_and_local_sgd_stop_being_stable_exactly_at_the_border(p: int, 
         beyond = [radius(Way(p, e, tau, share)) for e in made.border * np.array([1.001, 1.01])]
         if made.border < 1.999 and made.border != 1:
             assert all(value > 1 for value in beyond)
+
+
+def outer_radius(rule: Rule, e: float, tau: int, p: int) -> float:
+    """Of the center and its momentum, read off the rule itself: workers that all begin at the center."""
+    rule = rule.bind(p)
+    center, memory = torch.eye(2, dtype=torch.float64)
+    worker = center.clone()
+    for _ in range(tau):
+        worker -= e * worker
+    deltas = [rule.delta(worker, center, rule.init(center)) for _ in range(p)]
+    rule.absorb_(center, torch.stack(deltas).sum(0), (memory,))
+    return float(np.abs(np.linalg.eigvals(torch.stack([center, memory]).numpy())).max())
+
+
+OUTER = [DiLoCo(), DiLoCo(2.0, 0.5), DiLoCo(1.0, 0.0), SlowMo(0.5), SlowMo(0.9, 5.0), SlowMo(0.0, 3.0)]
+
+
+@pytest.mark.parametrize("tau", [1, 2, 5])
+@pytest.mark.parametrize("rule", OUTER, ids=repr)
+def test_outer_momentum_is_stable_exactly_up_to_the_border(rule: Rule, tau: int) -> None:
+    setting = {"num_workers": 3, "communication_period": tau, "synchronous": True}
+    for e in (0.01, 0.3, 0.9, 1.3):
+        made = stability_of(rule, lr=e / 2, curvature=2.0, **setting)
+        assert made.radius == pytest.approx(outer_radius(rule, e, tau, 3), rel=1e-9)
+        assert made.is_stable == (not made.remedy)
+    border = stability_of(rule, lr=1.0, curvature=1.0, **setting).border
+    assert all(outer_radius(rule, 0.9999 * part * border, tau, 3) < 1 for part in np.linspace(0.05, 1, 30))
+    if border != 2:
+        assert outer_radius(rule, 1.001 * border, tau, 3) > 1
+    assert stability_of(rule, lr=0.3, curvature=1.0, num_workers=1, communication_period=tau) == (
+        stability_of(rule, lr=0.3, curvature=1.0, num_workers=1, communication_period=tau, synchronous=True)
+    )
+
+
+def test_outer_momentum_contains_what_is_known() -> None:
+    setting = {"lr": 0.7, "curvature": 1.0, "num_workers": 4, "communication_period": 3, "synchronous": True}
+    local = stability_of(LocalSGD(), **setting)
+    for rule in (DiLoCo(1.0, 0.0), SlowMo(0.0)):
+        made = stability_of(rule, **setting)
+        assert (made.radius, made.border) == (pytest.approx(local.radius), pytest.approx(local.border))
+    slow = stability_of(SlowMo(0.0, slow_lr=0.4), **setting)
+    assert slow.radius == pytest.approx(stability_of(Lookahead(0.4), **setting).radius)
+
+
+def test_the_remedy_of_an_outer_optimizer_repairs_it() -> None:
+    setting = {"curvature": 1.0, "num_workers": 8, "synchronous": True}
+    bad = stability_of(DiLoCo(2.0, 0.9), lr=0.3, **setting)
+    assert bad.remedy == "Lower lr below 0.107, or communication_period to 3 or less, or outer_lr below 1.39."
+    assert stability_of(DiLoCo(2.0, 0.9), lr=0.107, **setting).is_stable
+    assert not stability_of(DiLoCo(2.0, 0.9), lr=0.109, **setting).is_stable
+    assert stability_of(DiLoCo(2.0, 0.9), lr=0.3, communication_period=3, **setting).is_stable
+    assert not stability_of(DiLoCo(2.0, 0.9), lr=0.3, communication_period=4, **setting).is_stable
+    assert stability_of(DiLoCo(1.39, 0.9), lr=0.3, **setting).is_stable
+    assert not stability_of(DiLoCo(1.41, 0.9), lr=0.3, **setting).is_stable
+    huge = stability_of(DiLoCo(), lr=5.0, communication_period=1001, **setting)
+    assert huge.radius == math.inf and huge.remedy.startswith("Lower lr below")
 
 
 @given(e=st.floats(1e-4, 0.999), momentum=st.floats(0, 0.999))
@@ -449,10 +506,16 @@ def test_what_is_told_is_never_beyond_the_border() -> None:
             {"rule": Downpour(), "steps_under_way": 1},
             "steps_under_way must be 0 beside Downpour. Got 1. Use an elastic",
         ),
+        ({"rule": LocalSGD(mixing=0.5)}, "stability_of: mixing must be 0. Got 0.5. Judge it by a short run."),
+        (
+            {"rule": DiLoCo()},
+            "stability_of: synchronous must be True beside DiLoCo. Got False. Where workers exchange one by one its",
+        ),
         (
             {"rule": Average()},
-            "stability_of: rule must be EASGD, EAMSGD, Downpour, LocalSGD or Lookahead. Got Average(",
+            "stability_of: rule must be EASGD, EAMSGD, Downpour, LocalSGD, Lookahead, DiLoCo or SlowMo. Got Average(",
         ),
+        ({"rule": LocalSGD(mixing=0.5)}, "stability_of: mixing must be 0. Got 0.5. Judge it by a short run."),
     ],
 )
 def test_what_can_not_be_judged_is_one_sentence(call: dict, sentence: str) -> None:

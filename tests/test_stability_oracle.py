@@ -20,6 +20,8 @@ import hooke
 from hooke.rule import EASGD, Downpour, LocalSGD, Rule
 from hooke.stability import beta_border, moving_rate_border, stability_of
 
+pytestmark = pytest.mark.filterwarnings("ignore:Worker. the run must stay in its stable region")  # some leave it
+
 ETAS = [0.01, 0.1, 0.5, 1.0, 1.5, 1.9, 2.0]
 
 

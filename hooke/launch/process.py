@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import IO, Literal
 
 from hooke.launch.evidence import cores
@@ -40,6 +41,7 @@ class WorkerProcess:
         run: What it is told of its run.
         script: The script and its arguments.
         write: Where its lines go, besides its log.
+        more: Environment variables beside the run's.
 
     Attributes:
         state: What it is doing.
@@ -50,7 +52,9 @@ class WorkerProcess:
         start_at: `time.monotonic()` at which a restarting one starts.
     """
 
-    def __init__(self, run: Run, script: Sequence[str], write: Write) -> None:
+    def __init__(
+        self, run: Run, script: Sequence[str], write: Write, more: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self.run = run
         self.number = run.worker
         self.state: State = "starting"
@@ -60,6 +64,7 @@ class WorkerProcess:
         self.pid = 0
         self.start_at = 0.0
         self._script = script
+        self._more = more
         self._write = write
         self._process: subprocess.Popen[bytes] | None = None
         self._pumps: list[threading.Thread] = []
@@ -79,7 +84,7 @@ class WorkerProcess:
         run = dataclasses.replace(self.run, restarts=self.restarts)
         self._process = subprocess.Popen(
             command(self._script),
-            env=environment(run),
+            env=environment(run) | dict(self._more),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

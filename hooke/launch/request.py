@@ -92,7 +92,7 @@ def make_request(
         LaunchError: Something can't be done.
     """
     script = Path(script)
-    _check_script(script)
+    check_script(script)
     directory = _resumable(script, out) if resume else _fresh(script, out)
     if workers is None:
         workers = int(read_description(RunDirectory(directory)).get("workers", WORKERS)) if resume else WORKERS
@@ -120,7 +120,12 @@ def read_description(files: RunDirectory) -> dict[str, Any]:
         ) from None
 
 
-def _check_script(script: Path) -> None:
+def check_script(script: Path) -> None:
+    """Refuse what is no file.
+
+    Raises:
+        LaunchError: It is not there, or is a directory.
+    """
     if script.is_file():
         return
     what = "a directory" if script.is_dir() else "no such file"

@@ -61,10 +61,18 @@ class Star:
         """One exchange where nobody else wants the center's link."""
         return 2 * (self.transfer_seconds + self.latency)
 
+    def sent_bytes(self, num_workers: int) -> float:
+        """What a worker sends in one exchange, whatever their number; as much comes back."""
+        return self.bytes_each_way
+
+    def wait_seconds(self, num_workers: int) -> float:
+        """One exchange where nobody else wants the center's link, whatever their number."""
+        return self.exchange_seconds
+
     @property
     def saturated_from(self) -> int:
         """Workers, waiting for their exchanges, that keep the center's link busy all the time; more bring nothing."""
-        return _up((self.period * self.step_seconds + self.exchange_seconds) / self.transfer_seconds)
+        return up((self.period * self.step_seconds + self.exchange_seconds) / self.transfer_seconds)
 
     def round_trip_seconds(self, num_workers: int) -> float:
         """How often each of p workers can exchange at best: its own exchange, or everybody's turn at the center."""
@@ -72,13 +80,13 @@ class Star:
 
     def hiding_period(self, num_workers: int) -> int:
         """Smallest period, in steps, whose exchanges all stay hidden behind the steps (`overlap=True`)."""
-        return _up(self.round_trip_seconds(num_workers) / self.step_seconds)
+        return up(self.round_trip_seconds(num_workers) / self.step_seconds)
 
     def real_period(self, num_workers: int, *, overlap: bool = False) -> float:
         """Mean steps between two exchanges: with overlap, one that comes due while the last is under way is missed."""
         if not overlap:
             return self.period
-        alone = self.period * _up(self.exchange_seconds / (self.period * self.step_seconds))
+        alone = self.period * up(self.exchange_seconds / (self.period * self.step_seconds))
         return max(float(alone), num_workers * self.transfer_seconds / self.step_seconds)
 
     def steps_per_second(self, num_workers: int, *, overlap: bool = False) -> float:
@@ -97,6 +105,6 @@ class Star:
         return 2 * self.bytes_each_way / self.real_period(num_workers, overlap=overlap)
 
 
-def _up(ratio: float) -> int:
+def up(ratio: float) -> int:
     """The next whole number, at least 1; what misses one only by rounding counts as that one."""
     return max(1, math.ceil(ratio * (1 - 1e-12)))

@@ -51,6 +51,8 @@ def _troubles(groups: Groups, w: WorkerSummary) -> Iterator[Alert]:
 
     if w.refused:
         yield Alert(w.worker, f"worker {w.worker} was refused {times(w.refused)}, {first('refused')}")
+    if (w.worker, "diverging") in groups:
+        yield Alert(w.worker, f"worker {w.worker} seems to diverge, {first('diverging')}")
     if w.missed:
         yield Alert(
             w.worker, f"worker {w.worker} missed {times(w.missed, 'exchange')}, {first('missed')}", serious=False

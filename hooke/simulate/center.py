@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,26 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooke.rule import Rule, State
-from hooke.spec import CenterSpec, Refused, check_finite
+from hooke.spec import CenterSpec, Refused, check_finite, extent
+
+_Part = tuple[slice, slice, Rule, bool]
+"""Where it lies in x and in the center, the rule that acts on it, and whether that rule remembers anything."""
+
+
+class Abandoned(RuntimeError):
+    """A worker failed that others were to meet."""
+
+
+@dataclass(frozen=True)
+class _Guest:
+    """One worker at a synchronous exchange."""
+
+    worker: int
+    x: Tensor
+    rule: Rule
+    state: State
+    out: Tensor
+    region: slice
 
 
 class Shared:
@@ -19,46 +39,46 @@ class Shared:
 
     Args:
         synchronous: Whether an exchange waits for all workers.
+        measures_distance: Whether each exchange measures how far the worker is from the center.
 
     Attributes:
         workers: How many rates count; the simulation sets it before each exchange.
         expected: How many meet at the next synchronous exchange.
         exchanges: Exchanges absorbed so far.
         refused: Exchanges refused so far.
+        losses: Of each live worker the loss that it reported last.
     """
 
-    def __init__(self, *, synchronous: bool) -> None:
-        self.synchronous = synchronous
+    def __init__(self, *, synchronous: bool, measures_distance: bool = False) -> None:
+        self.synchronous, self.measures_distance = synchronous, measures_distance
         self.workers = self.expected = 1
         self.exchanges = self.refused = 0
         self.vector: Tensor | None = None
         self.spec = CenterSpec((), 0)
         self.memory: State = ()
+        self.losses: dict[int, float] = {}
         self._meeting: dict[int, _Guest | None] = {}
         self._all_here = threading.Condition()
         self._met = 0
+        self._abandoned = False
 
-    def parts(self, rule: Rule) -> list[tuple[slice, Rule]]:
-        """Which rule acts on which part of the vector."""
-        border = self.spec.parameters_end
-        return [
-            (slice(0, border), rule.bind(self.workers)),
-            (slice(border, None), rule.buffer_rule().bind(self.workers)),
-        ]
-
-    def alone(self, x: Tensor, rule: Rule, state: State, out: Tensor | None) -> None:
+    def alone(self, worker: int, x: Tensor, rule: Rule, state: State, out: Tensor | None, region: slice) -> None:
         """One worker's exchange, in place."""
         assert self.vector is not None
-        for (part, here), remembered in zip(self.parts(rule), (state, ()), strict=True):
-            beside = tuple(vector[part] for vector in self.memory) if here.center_memory else ()
-            own = tuple(vector[part] for vector in remembered)
-            here.exchange_(x[part], self.vector[part], own, None if out is None else out[part], memory=beside)
+        for in_x, in_center, bound, remembers in self._parts(rule, region):
+            here = self._led(bound, worker)
+            own = tuple(vector[in_x] for vector in state) if remembers else ()
+            beside = self._beside(here, in_center)
+            here.exchange_(x[in_x], self.vector[in_center], own, None if out is None else out[in_x], memory=beside)
         self.exchanges += 1
 
     def together(self, worker: int, guest: _Guest | None) -> None:
         """Wait for all workers; the last to come lets the center take in the sum of their deltas.
 
         `None` is a worker that was refused: the others do not wait for it.
+
+        Raises:
+            Abandoned: Another worker failed before it came.
         """
         with self._all_here:
             meeting = self._met
@@ -68,32 +88,55 @@ class Shared:
                 self._exchange_all([guest for guest in guests if guest is not None])
                 self._meeting, self._met = {}, meeting + 1
                 self._all_here.notify_all()
-            self._all_here.wait_for(lambda: self._met > meeting)
+            self._all_here.wait_for(lambda: self._met > meeting or self._abandoned)
+            if self._met == meeting:
+                raise Abandoned("another worker failed before it came to the synchronous exchange")
+
+    def abandon(self) -> None:
+        """A worker will not come: nobody waits for it."""
+        with self._all_here:
+            self._abandoned = True
+            self._all_here.notify_all()
+
+    def _parts(self, rule: Rule, region: slice) -> list[_Part]:
+        border = min(max(0, self.spec.parameters_end - region.start), region.stop - region.start)
+        middle = region.start + border
+        return [
+            (slice(0, border), slice(region.start, middle), rule.bind(self.workers), True),
+            (slice(border, None), slice(middle, region.stop), rule.buffer_rule().bind(self.workers), False),
+        ]
+
+    def _led(self, rule: Rule, worker: int) -> Rule:
+        """The rule for this worker, where it matters who leads: the lowest loss, the first of equals."""
+        if not rule.follows_leader:
+            return rule
+        leader = min(sorted(self.losses), key=lambda one: self.losses[one], default=None)
+        leads = leader == worker and math.isfinite(self.losses[worker])
+        return rule.leading(leads)  # type: ignore[attr-defined]
+
+    def _beside(self, rule: Rule, part: slice) -> State:
+        return tuple(vector[part] for vector in self.memory) if rule.center_memory else ()
 
     def _exchange_all(self, guests: list[_Guest]) -> None:
-        assert self.vector is not None
-        for is_buffers, (part, rule) in enumerate(self.parts(guests[0].rule) if guests else ()):
-            center, beside = self.vector[part], tuple(vector[part] for vector in self.memory)
-            points = [guest.x[part] for guest in guests]
-            states = [() if is_buffers else tuple(vector[part] for vector in guest.state) for guest in guests]
-            deltas = [rule.delta(x, center, state) for x, state in zip(points, states, strict=True)]
-            rule.absorb_(center, torch.stack(deltas).sum(0), beside if rule.center_memory else ())
-            for x, delta, state, guest in zip(points, deltas, states, guests, strict=True):
-                correction = rule.settle(x, delta, center, state)
-                for old, new in zip(state, rule.init(x - correction), strict=True):
-                    old.copy_(new)
-                guest.out[part] = correction
+        for part in self._parts(guests[0].rule, guests[0].region) if guests else ():
+            self._exchange_part(guests, *part)
         self.exchanges += len(guests)
 
-
-@dataclass(frozen=True)
-class _Guest:
-    """One worker at a synchronous exchange."""
-
-    x: Tensor
-    rule: Rule
-    state: State
-    out: Tensor
+    def _exchange_part(self, guests: list[_Guest], in_x: slice, in_center: slice, rule: Rule, remembers: bool) -> None:
+        assert self.vector is not None
+        center = self.vector[in_center]
+        states = [tuple(vector[in_x] for vector in guest.state) if remembers else () for guest in guests]
+        rules = [self._led(rule, guest.worker) for guest in guests]
+        deltas = [
+            here.delta(guest.x[in_x], center, state) for here, guest, state in zip(rules, guests, states, strict=True)
+        ]
+        rule.absorb_(center, torch.stack(deltas).sum(0), self._beside(rule, in_center))
+        for here, guest, delta, state in zip(rules, guests, deltas, states, strict=True):
+            x = guest.x[in_x]
+            correction = here.settle(x, delta, center, state)
+            for old, new in zip(state, here.remembered(x - correction, center), strict=True):
+                old.copy_(new)
+            guest.out[in_x] = correction
 
 
 class VirtualCenter:
@@ -102,20 +145,20 @@ class VirtualCenter:
     Args:
         shared: The center.
         worker: The worker's number.
-        gated: Whether an exchange waits, in its thread, for `absorb` and then for `deliver`: exchanges that run beside
-            the steps.
 
     Attributes:
-        is_gated: The same.
         lost: Whether the next exchange does not reach the center.
+        failure: Why the last exchange did not happen, or `None`.
+        measured: Euclidean distance of the worker from the center just before the last exchange, where it was measured.
     """
 
     on_host: bool = False
 
-    def __init__(self, shared: Shared, worker: int, *, gated: bool = False) -> None:
-        self._shared, self._worker, self.is_gated = shared, worker, gated
-        self._may_absorb, self._has_absorbed, self._may_return = (threading.Semaphore(0) for _ in range(3))
+    def __init__(self, shared: Shared, worker: int) -> None:
+        self._shared, self._worker = shared, worker
         self.lost = False
+        self.failure: Exception | None = None
+        self.measured: float | None = None
         self.bytes_sent = self.bytes_received = 0
 
     @property
@@ -140,16 +183,24 @@ class VirtualCenter:
 
     def join(self, initial: Float[Tensor, " n"], spec: CenterSpec, memory: State = ()) -> Float[Tensor, " n"]:
         """Become a worker: the first sets the center, every one gets it."""
-        if self._shared.vector is None:
+        shared = self._shared
+        if shared.vector is None:
             spec.check_memory(memory)
-            self._shared.vector, self._shared.spec = initial.clone(), spec
-            self._shared.memory = tuple(vector.clone() for vector in memory)
-        self._shared.spec.check_same(spec)
+            check_finite(initial, spec.numel, initial.device.type)
+            shared.vector, shared.spec = initial.clone(), spec
+            shared.memory = tuple(vector.clone() for vector in memory)
+        shared.spec.check_same(spec)
         return self.pull()
 
     def exchange(
-        self, x: Float[Tensor, " n"], rule: Rule, state: State = (), out: Float[Tensor, " n"] | None = None
-    ) -> Float[Tensor, " n"]:
+        self,
+        x: Float[Tensor, " m"],
+        rule: Rule,
+        state: State = (),
+        out: Float[Tensor, " m"] | None = None,
+        *,
+        start: int | None = None,
+    ) -> Float[Tensor, " m"]:
         """Let the center absorb; the correction to subtract from x.
 
         Raises:
@@ -157,58 +208,39 @@ class VirtualCenter:
             ConnectionError: The exchange was lost.
         """
         out = torch.empty_like(x) if out is None else out
-        self._exchange(x, rule, state, out)
+        self._exchange(x, rule, state, out, start)
         return out
 
-    def exchange_(self, x: Float[Tensor, " n"], rule: Rule, state: State = ()) -> None:
+    def exchange_(self, x: Float[Tensor, " m"], rule: Rule, state: State = (), *, start: int | None = None) -> None:
         """As `exchange`, and subtract the correction from x at once."""
         if self.is_synchronous:
-            x.sub_(self.exchange(x, rule, state))
+            x.sub_(self.exchange(x, rule, state, start=start))
         else:
-            self._exchange(x, rule, state, None)
+            self._exchange(x, rule, state, None, start)
 
-    def _exchange(self, x: Tensor, rule: Rule, state: State, out: Tensor | None) -> None:
-        if self.is_gated:
-            self._may_absorb.acquire()
-        try:
-            self._absorb(x, rule, state, out)
-        finally:
-            if self.is_gated:
-                self._has_absorbed.release()
-                self._may_return.acquire()
-
-    def _absorb(self, x: Tensor, rule: Rule, state: State, out: Tensor | None) -> None:
+    def _exchange(self, x: Tensor, rule: Rule, state: State, out: Tensor | None, start: int | None) -> None:
+        self.failure = self.measured = None
         if self.lost:
             self.lost = False
-            raise ConnectionError("the exchange was lost on its way")
-        self._shared.spec.check_rule(rule.center_memory)
-        refusal = self._refusal(x)
-        if self.is_synchronous:
+            self.failure = ConnectionError("the exchange was lost on its way")
+            raise self.failure
+        shared = self._shared
+        shared.spec.check_rule(rule.center_memory)
+        region = extent(x, start, shared.spec.numel)
+        self.failure = refusal = _refusal(x, region)
+        if shared.measures_distance and start is None and refusal is None:
+            self.measured = self.distance(x)
+        if shared.synchronous:
             assert out is not None
-            self._shared.together(self._worker, _Guest(x, rule, state, out) if refusal is None else None)
+            guest = _Guest(self._worker, x, rule, state, out, region)
+            shared.together(self._worker, guest if refusal is None else None)
         elif refusal is None:
-            self._shared.alone(x, rule, state, out)
+            shared.alone(self._worker, x, rule, state, out, region)
         if refusal is not None:
-            self._shared.refused += 1
+            shared.refused += 1
             raise refusal
         self.bytes_sent += 4 * x.numel()
         self.bytes_received += 4 * x.numel()
-
-    def _refusal(self, x: Tensor) -> Refused | None:
-        try:
-            check_finite(x, self._shared.spec.numel, x.device.type)
-        except Refused as refusal:
-            return refusal
-        return None
-
-    def absorb(self) -> None:
-        """Let an exchange that waits reach the center, and wait until it has."""
-        self._may_absorb.release()
-        self._has_absorbed.acquire()
-
-    def deliver(self) -> None:
-        """Let the correction of an absorbed exchange come back."""
-        self._may_return.release()
 
     def pull(self, out: Float[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
         """The center's values."""
@@ -217,7 +249,8 @@ class VirtualCenter:
 
     def distance(self, x: Float[Tensor, " n"]) -> float:
         """Euclidean distance of x from the center."""
-        return float(torch.linalg.vector_norm(x - self.pull()))
+        assert self._shared.vector is not None
+        return float(torch.linalg.vector_norm(x - self._shared.vector))
 
     def pull_memory(self) -> dict[str, Tensor]:
         """Copies of the vectors beside the center, by name."""
@@ -227,13 +260,26 @@ class VirtualCenter:
     def put(self, values: Float[Tensor, " n"], memory: Mapping[str, Tensor] | None = None) -> None:
         """Set the center to `values`, and the vectors beside it to `memory` if it is given."""
         assert self._shared.vector is not None
+        beside = () if memory is None else self._shared.spec.ordered(memory)
         self._shared.vector.copy_(values)
-        if memory is not None:
-            for vector, its_values in zip(self._shared.memory, self._shared.spec.ordered(memory), strict=True):
-                vector.copy_(its_values)
+        for vector, its_values in zip(self._shared.memory, beside, strict=False):
+            vector.copy_(its_values)
+
+    def report(self, loss: float) -> None:
+        """Say how well the worker does; one whose loss is not finite never leads."""
+        self._shared.losses[self._worker] = loss if math.isfinite(loss) else math.inf
 
     def beat(self, step: int) -> None:
         """Nothing to say: a simulated worker lives as long as the simulation says."""
 
     def leave(self, *, finished: bool = False) -> None:
-        """Nothing to do."""
+        """Nobody follows who has left."""
+        self._shared.losses.pop(self._worker, None)
+
+
+def _refusal(x: Tensor, region: slice) -> Refused | None:
+    try:
+        check_finite(x, region.stop - region.start, x.device.type)
+    except Refused as refusal:
+        return refusal
+    return None

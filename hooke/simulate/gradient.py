@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,54 +15,95 @@ Loss = Callable[[nn.Module, Any], Tensor]
 """The user's mean loss: `loss(model, batch)`, a scalar."""
 
 
-def gradients_(models: Sequence[nn.Module], loss: Loss, batches: Sequence[Any], seeds: Sequence[int]) -> list[float]:
-    """Set each model's `.grad` to its gradient on its batch, one after the other; the losses.
+class Gradients:
+    """Sets gradients of models that differ in their values only.
 
-    `seeds` seed what is random in a model (dropout), so that nothing depends on which models come together.
+    One after the other, each model's chances (dropout) are seeded by themselves, so that nothing depends on which
+    models come together. Stacked, parameters, buffers and batches are laid side by side, one row a worker, and one
+    vectorized computation gives all gradients: faster on an accelerator, which one small model leaves mostly idle.
+
+    Args:
+        loss: The mean loss.
+        stacked: Whether to stack. `None`: on an accelerator, if the model allows.
+
+    Attributes:
+        stacked: Whether they are, as far as it is known.
     """
-    losses = []
-    for model, batch, seed in zip(models, batches, seeds, strict=True):
-        _seed_(model, seed)
+
+    def __init__(self, loss: Loss, stacked: bool | None, device: torch.device) -> None:
+        self._loss, self._must = loss, bool(stacked)
+        self.stacked = device.type != "cpu" if stacked is None else stacked
+        self._unused: frozenset[str] | None = None
+
+    def compute_(self, models: Sequence[nn.Module], batches: Sequence[Any], seeds: Sequence[int]) -> list[float]:
+        """Set each model's `.grad` to its gradient on its batch; the losses.
+
+        Raises:
+            ValueError: `stacked=True`, and the model changes its buffers in training, does what can't be vectorized, or
+                has batches that are not tensors.
+        """
+        if self.stacked and self._unused is None:
+            self._try_out(models[0], batches[0], seeds[0])
+        if not self.stacked:
+            return [self._one_(*each) for each in zip(models, batches, seeds, strict=True)]
+        losses = [0.0] * len(models)
+        for rows in _alike(batches):
+            chosen = [models[row] for row in rows]
+            found = self._stacked_(chosen, _stack([batches[row] for row in rows]), seeds[rows[0]])
+            for row, value in zip(rows, found, strict=True):
+                losses[row] = value
+        return losses
+
+    def _one_(self, model: nn.Module, batch: Any, seed: int) -> float:
+        seed_(model, seed)
         model.zero_grad()
         with torch.enable_grad():
-            value = loss(model, batch)
+            value = self._loss(model, batch)
             value.backward()
-        losses.append(float(value.detach()))
-    return losses
+        return float(value.detach())
+
+    def _stacked_(self, models: Sequence[nn.Module], batches: Any, seed: int) -> list[float]:
+        named = [{name: p for name, p in model.named_parameters() if p.requires_grad} for model in models]
+        buffers = [dict(model.named_buffers()) for model in models]
+        seed_(models[0], seed)
+        whole = _WithLoss(models[0], self._loss)
+
+        def value(row: dict[str, Tensor], beside: dict[str, Tensor], batch: Any) -> Tensor:
+            tensors = {f"model.{name}": tensor for name, tensor in (row | beside).items()}
+            return functional_call(whole, tensors, (batch,))
+
+        rows = {name: torch.stack([one[name].detach() for one in named]) for name in named[0]}
+        beside = {name: torch.stack([one[name] for one in buffers]) for name in buffers[0]}
+        gradients, losses = vmap(grad_and_value(value), randomness="different")(rows, beside, batches)
+        for row, one in enumerate(named):
+            for name, parameter in one.items():
+                used = name not in (self._unused or ())
+                parameter.grad = gradients[name][row].clone(memory_format=torch.preserve_format) if used else None
+        return losses.tolist()
+
+    def _try_out(self, model: nn.Module, batch: Any, seed: int) -> None:
+        """Whether stacking gives what one after the other gives, on a copy of the first model."""
+        model = copy.deepcopy(model)
+        before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        try:
+            self._one_(model, batch, seed)
+            for name, buffer in model.named_buffers():
+                if not torch.equal(buffer, before[name]):
+                    raise ValueError(
+                        f"needs a model whose buffers stay as they are in training. Got {name} that changes"
+                    )
+            self._unused = frozenset(name for name, p in model.named_parameters() if p.requires_grad and p.grad is None)
+            self._stacked_([model], _stack([batch]), seed)
+        except (ValueError, TypeError, RuntimeError) as error:
+            if self._must:
+                words = (
+                    str(error) if isinstance(error, ValueError) else f"needs what torch.func.vmap can do. Got: {error}"
+                )
+                raise ValueError(f"Simulation: stacked=True {words}. Use stacked=False.") from error
+            self.stacked = False
 
 
-def stacked_gradients_(
-    models: Sequence[nn.Module], loss: Loss, batches: Sequence[Any], seeds: Sequence[int]
-) -> list[float]:
-    """As `gradients_`, in one vectorized computation: parameters, buffers and batches are stacked, one row a worker.
-
-    Faster on an accelerator, where one small model leaves most of the device idle.
-
-    Raises:
-        ValueError: A model that changes its buffers in training, or batches of different shapes.
-    """
-    _check_stackable(models[0])
-    _seed_(models[0], seeds[0])
-    named = [{name: p for name, p in model.named_parameters() if p.requires_grad} for model in models]
-    parameters = {name: torch.stack([one[name].detach() for one in named]) for name in named[0]}
-    buffers = {
-        name: torch.stack([dict(model.named_buffers())[name] for model in models])
-        for name, _ in models[0].named_buffers()
-    }
-    whole = _WithLoss(models[0], loss)
-
-    def value(row: dict[str, Tensor], beside: dict[str, Tensor], batch: Any) -> Tensor:
-        tensors = {f"model.{name}": tensor for name, tensor in (row | beside).items()}
-        return functional_call(whole, tensors, (batch,))
-
-    gradients, losses = vmap(grad_and_value(value), randomness="different")(parameters, buffers, _stack(batches))
-    for row, one in enumerate(named):
-        for name, parameter in one.items():
-            parameter.grad = gradients[name][row].clone(memory_format=torch.preserve_format)
-    return losses.tolist()
-
-
-def _seed_(model: nn.Module, seed: int) -> None:
+def seed_(model: nn.Module, seed: int) -> None:
     """Seed what `model` draws from; `torch.manual_seed` is slow where no accelerator has been used."""
     if next(model.parameters()).device.type == "cpu":
         torch.default_generator.manual_seed(seed)
@@ -80,22 +122,21 @@ class _WithLoss(nn.Module):
         return self._loss(self.model, batch)
 
 
+def _alike(batches: Sequence[Any]) -> list[list[int]]:
+    """Rows of batches of the same shapes."""
+    groups: dict[Any, list[int]] = {}
+    for row, batch in enumerate(batches):
+        leaves, form = pytree.tree_flatten(batch)
+        key = (str(form), tuple((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves))
+        groups.setdefault(key, []).append(row)
+    return list(groups.values())
+
+
 def _stack(batches: Sequence[Any]) -> Any:
-    leaves = [pytree.tree_flatten(batch) for batch in batches]
-    try:
-        stacked = [torch.stack(column) for column in zip(*(flat for flat, _ in leaves), strict=True)]
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"Simulation: stacked=True needs batches of tensors of one shape. Got others ({error}). Use stacked=False."
-        ) from error
-    return pytree.tree_unflatten(stacked, leaves[0][1])
-
-
-def _check_stackable(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        changes = isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats
-        if changes and module.training:
-            raise ValueError(
-                f"Simulation: stacked=True needs a model whose buffers stay as they are. Got {name}, a "
-                f"{type(module).__name__} with running statistics. Use stacked=False."
-            )
+    columns = zip(*(pytree.tree_leaves(batch) for batch in batches), strict=True)
+    stacked = []
+    for column in columns:
+        if not isinstance(column[0], Tensor):
+            raise ValueError(f"needs batches of tensors. Got a {type(column[0]).__name__} in one")
+        stacked.append(torch.stack(column))
+    return pytree.tree_unflatten(stacked, pytree.tree_structure(batches[0]))

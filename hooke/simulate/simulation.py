@@ -3,60 +3,70 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hooke.flat import FlatParameters
+from hooke.record import Record
 from hooke.rule import Rule
-from hooke.simulate.center import Shared, VirtualCenter
+from hooke.simulate.center import Abandoned, Shared
 from hooke.simulate.cluster import Cluster
-from hooke.simulate.gradient import Loss, gradients_, stacked_gradients_
-from hooke.simulate.rows import Rows
+from hooke.simulate.crew import Crew, Recipe
+from hooke.simulate.gradient import Gradients, Loss
+from hooke.simulate.member import Member, Scheduler
+from hooke.simulate.pace import Leg
+from hooke.simulate.rows import Exchanged, Rows
 from hooke.simulate.timeline import Event, timeline
-from hooke.worker import DEFAULT_PERIOD, Worker
-
-Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-Scheduler = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
-
+from hooke.worker import DEFAULT_PERIOD
 
 _ENDLESS = 1 << 60
 """Steps of a worker that nobody will ever see the end of."""
+
+_NOTHING = Event("left", -1, 0, math.inf, math.inf, math.inf, 0, 0, Leg(0, ()))
+"""What comes after everything: all workers have died and none will be back."""
 
 
 class Simulation:
     """A run of many workers in one process, with real gradients, on a virtual clock.
 
-    Each worker is a copy of the model under a `hooke.Worker` of its own. When workers step, who reaches the center
-    first, what waits in a link, who dies and who comes back is what `cluster` says, in virtual seconds. Gradients between two
-    exchanges of a worker depend on nobody else, so they are computed when they are needed, those of several workers
-    together where that is faster. The same seed gives the same bytes.
+    Each worker is a copy of the model under a `hooke.Worker` of its own, with an optimizer of its own. When workers
+    step, who reaches the center first, what waits in a link, who dies and who comes back is what `cluster` says, in
+    virtual seconds. What a worker computes between two exchanges depends on nobody else, so it is computed when its
+    exchange comes. The trajectory is that of real processes which exchange in the same order, and the same seed gives
+    the same bytes.
 
     Args:
         model: The model; it stays as it is. Each worker starts from a copy.
         loss: `loss(model, batch)`, the mean loss of a batch, a scalar.
-        batches: `batches(worker, step)`, the batch of a worker's step (both from 0). It must depend on nothing else.
+        batches: `batches(worker, step)`, the batch of a worker's step (both from 0). It must depend on nothing else. A
+            worker that came back after its death counts from 0 again.
         rule: What is exchanged.
         optimizer: Makes a worker's optimizer from its parameters: `lambda p: torch.optim.SGD(p, lr=0.1)`.
         cluster: How many workers there are, their speeds, links and failures. Default: 4 equal workers, free links.
         communication_period: tau, in steps of a worker.
+        fragments: As in `hooke.Worker`; it must divide the period.
         overlap: Whether exchanges run beside the steps.
         synchronous: Whether all workers exchange at once, as with `hooke.ReplicatedCenter`.
         buffers: As in `hooke.Worker`.
         scheduler: Makes a learning-rate scheduler of an optimizer; it steps with it.
-        stacked: Whether gradients of several workers are computed at once (`torch.func`). Default: on accelerators; on
-            a CPU one after the other is faster.
-        seed: Of the clock's chances and of what is random inside the model (dropout).
-        rows: A run directory in which to leave the rows that a real run leaves, in virtual seconds; `hooke report` draws them.
+        stacked: Whether gradients of several workers are computed at once (`torch.func`). Default: on an accelerator,
+            if the model allows; on a CPU one after the other is faster.
+        seed: Of the clock's chances and of what is random inside the model (dropout). The global random states stay as
+            they are.
+        rows: A run directory in which to leave `run.json` and the rows that a real run leaves, in virtual seconds;
+            `hooke report` draws them.
 
     Attributes:
+        cluster: Where the run is simulated.
+        rule: What is exchanged.
         seconds: The virtual time that has been reached.
 
     Raises:
@@ -66,7 +76,7 @@ class Simulation:
         >>> from hooke.rule import EASGD
         >>> model = nn.Linear(1, 1, bias=False)
         >>> _ = nn.init.ones_(model.weight)
-        >>> simulation = Simulation(
+        >>> with Simulation(
         ...     model,
         ...     loss=lambda model, x: model(x).square().mean() / 2,
         ...     batches=lambda worker, step: torch.ones(1, 1),
@@ -74,11 +84,11 @@ class Simulation:
         ...     optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
         ...     cluster=Cluster(num_workers=2),
         ...     communication_period=4,
-        ... )
-        >>> simulation.run(until=20.0)  # virtual seconds; a step takes one
-        >>> with simulation.center_weights() as center:
-        ...     print(round(center.weight.item(), 3), simulation.exchanges)
-        0.266 12
+        ... ) as simulation:
+        ...     simulation.run(until=20.0)  # virtual seconds; a step takes one
+        ...     with simulation.center_weights() as center:
+        ...         print(round(center.weight.item(), 3), simulation.exchanges)
+        0.272 12
     """
 
     def __init__(
@@ -88,47 +98,50 @@ class Simulation:
         batches: Callable[[int, int], Any],
         rule: Rule,
         *,
-        optimizer: Optimizer,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         cluster: Cluster | None = None,
         communication_period: int = DEFAULT_PERIOD,
+        fragments: int = 1,
         overlap: bool = False,
         synchronous: bool = False,
         buffers: Literal["average", "local"] = "average",
-        scheduler: Scheduler | None = None,
+        scheduler: Callable[[torch.optim.Optimizer], Scheduler] | None = None,
         stacked: bool | None = None,
         seed: int = 0,
         rows: str | Path | None = None,
     ) -> None:
         self.cluster = Cluster(num_workers=4) if cluster is None else cluster
         self.rule, self.seconds = rule, 0.0
-        self._seed, self._overlap, self._period = seed, overlap, communication_period
-        self._initial = copy.deepcopy(model)
-        self._loss, self._batches, self._optimizer, self._scheduler = loss, batches, optimizer, scheduler
-        on_accelerator = next(model.parameters()).device.type != "cpu"
-        self._gradients_ = stacked_gradients_ if stacked or (stacked is None and on_accelerator) else gradients_
-        self._options: dict[str, Any] = {
+        self._closed = False
+        self._view = copy.deepcopy(model)
+        self._view_flat = FlatParameters(self._view, buffers=buffers == "average")
+        self._fragments = fragments
+        options: dict[str, Any] = {
             "communication_period": communication_period,
+            "fragments": fragments,
             "overlap": overlap,
             "buffers": buffers,
         }
-        self._shared = Shared(synchronous=synchronous)
-        self._workers: dict[int, _Simulated] = {}
-        self._steps_of_others = 0
+        _check(communication_period, fragments, overlap, synchronous)
+        self._recipe = Recipe(copy.deepcopy(model), optimizer, scheduler, rule, options)
+        gradients = Gradients(loss, stacked, self._view_flat.vector.device)
+        self._members = Crew(gradients, batches, seed, rule, self._ahead)
+        self._shared = Shared(synchronous=synchronous, measures_distance=rows is not None)
+        self._steps_before = 0  # of workers that died
         for number in range(self.cluster.num_workers):
-            self._join(number)
-        self._view = copy.deepcopy(model)
-        self._view_flat = FlatParameters(self._view, buffers=buffers == "average")
-        self._rows = None if rows is None else Rows(Path(rows), rule, self.cluster, self._options, seed)
+            self._members[number] = self._recipe.member(number, self._shared)
         self._events = timeline(
             self.cluster,
-            values=self._shared.spec.numel,
-            communication_period=communication_period,
+            values=math.ceil(self._shared.spec.numel / fragments),
+            communication_period=communication_period // fragments,
             steps=_ENDLESS,
             overlap=overlap,
             synchronous=synchronous,
             seed=seed,
         )
         self._upcoming: deque[Event] = deque()
+        settings = {**options, "synchronous": synchronous, "seed": seed}
+        self._rows = None if rows is None else Rows(Path(rows), rule, self.cluster, settings)
 
     # What can be seen -------------------------------------------------------------------------------------------
 
@@ -144,12 +157,12 @@ class Simulation:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of all workers, those that died included, each counted until it last reached the center."""
-        return self._steps_of_others + sum(worker.reached for worker in self._workers.values())
+        """Optimizer steps of all workers, each counted up to its last exchange, or its death."""
+        return self._steps_before + sum(member.reached for member in self._members.values())
 
     @property
     def center(self) -> Tensor:
-        """A copy of the center variable, `Float32[n]`; parameters first, then averaged buffers."""
+        """A copy of the center variable, `Float32[n]`, laid out as in `hooke.FlatParameters`."""
         assert self._shared.vector is not None
         return self._shared.vector.clone()
 
@@ -174,26 +187,62 @@ class Simulation:
         self._view_flat.set_(values)
         yield self._view
 
+    def record(self, **values: float) -> None:
+        """Add rows about the center at the virtual time that has been reached.
+
+        Without `rows` the names are checked and the values dropped.
+
+        Args:
+            values: By name: `test_loss`, `accuracy`.
+
+        Raises:
+            ValueError: A name that is not one of `hooke.record.NAMES`.
+            RuntimeError: The simulation was closed.
+        """
+        self._check_open("record()")
+        for name in values:
+            Record.check(name)
+        if self._rows is not None:
+            for name, value in values.items():
+                self._rows.center(name, value, self.seconds)
+            self._rows.flush(self.seconds)
+
     # The clock --------------------------------------------------------------------------------------------------
 
     def run(self, until: float) -> None:
-        """Let the virtual clock run on until `until` seconds: every exchange that the center absorbs by then."""
-        if not until >= self.seconds:
+        """Let the virtual clock run on until `until` seconds: every exchange that the center absorbs by then.
+
+        In one call or in several, the result is the same to the bit.
+
+        Raises:
+            ValueError: `until` lies before the time reached, or is infinite.
+            RuntimeError: The simulation was closed, or has failed.
+        """
+        self._check_open("run()")
+        if not self.seconds <= until < math.inf:
             raise ValueError(
-                f"Simulation: until must not be before the {self.seconds:g} seconds reached. Got {until}. Use a later one."
+                f"Simulation: until must be a time from the {self.seconds:g} seconds reached on. Got {until}. Use a "
+                "later one."
             )
-        devices = {parameter.device for parameter in self._view.parameters() if parameter.device.type != "cpu"}
-        with torch.random.fork_rng(devices):
-            while self._ahead(0).absorbed <= until:
-                self._process(self._upcoming.popleft())
+        try:
+            with self._own_chances():
+                while self._ahead(0).absorbed <= until:
+                    self._process(self._upcoming.popleft())
+        except BaseException:  # in the middle of an event: nobody can go on from here
+            self.close()
+            raise
         self.seconds = until
         if self._rows is not None:
-            self._rows.flush()
+            self._rows.flush(until)
 
     def close(self) -> None:
-        """End the workers; `with` calls this."""
-        for number in list(self._workers):
-            self._leave(number)
+        """End the workers and the files of rows; `with` calls this. What can be seen stays."""
+        if self._closed:
+            return
+        self._closed = True
+        for number in list(self._members):
+            self._steps_before += self._members[number].reached
+            self._members.pop(number).end()
         if self._rows is not None:
             self._rows.close()
 
@@ -203,189 +252,124 @@ class Simulation:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _check_open(self, verb: str) -> None:
+        if self._closed:
+            raise RuntimeError(
+                f"Simulation: {verb} needs one that is open. Got one that was closed, or whose run has failed. Make "
+                "another, and call it inside `with`."
+            )
+
+    @contextmanager
+    def _own_chances(self) -> Iterator[None]:
+        """What is drawn inside leaves the global random states as they are."""
+        kind = self._view_flat.vector.device.type
+        count = 0 if kind == "cpu" else torch.get_device_module(kind).device_count()
+        with torch.random.fork_rng(range(count), device_type=kind if count else "cuda"):
+            yield
+
     def _ahead(self, index: int) -> Event:
         while len(self._upcoming) <= index:
-            self._upcoming.append(next(self._events))
+            self._upcoming.append(next(self._events, _NOTHING))
         return self._upcoming[index]
 
     def _process(self, event: Event) -> None:
         self._shared.workers = max(1, event.workers)
         if event.kind == "died":
-            self._leave(event.worker)
+            self._die(event)
         elif event.kind == "joined":
-            self._join(event.worker)
+            self._members[event.worker] = self._recipe.member(event.worker, self._shared)
+            if self._rows is not None:
+                self._rows.joined(event)
         elif self._shared.synchronous:
             self._meet(event)
         else:
             self._exchange(event)
-        if self._rows is not None and event.kind in ("died", "joined"):
-            self._rows.membership(event)
+
+    def _die(self, event: Event) -> None:
+        self._members.pop(event.worker).end()
+        self._steps_before += event.step
+        if self._rows is not None:
+            self._rows.died(event)
+
+    # Exchanges --------------------------------------------------------------------------------------------------
 
     def _exchange(self, event: Event) -> None:
-        worker = self._workers[event.worker]
-        call = self._call_of(event)
+        member, call = self._members[event.worker], self._members.call_of(event)
         if call < 0:  # before the first step there is nothing to exchange between steps
             return
         before = self.exchanges
-        if worker.calls <= call:
-            self._prepare(event, call)
-            worker.center.lost = event.kind == "missed" and not worker.is_under_way
-            worker.step()
-        # else it began before one that came due meanwhile was missed, and reaches the center only now
-        if worker.is_waiting:
-            worker.center.absorb()
-            worker.back_at = max(event.settled_step - 1, worker.calls)
-        self._note(event, worker, others=before - worker.seen, missed=event.kind == "missed")
+        self._members.prepare({event.worker: call})
+        member.center.lost = lost = event.kind == "missed" and not member.is_busy_after(event.step)
+        member.step()
+        if member.is_waiting and (lost or event.kind == "exchange"):
+            member.absorb(event.settled_step)
+        self._note(event, member, others=before - member.seen, lost=lost)
 
     def _meet(self, first: Event) -> None:
         """A synchronous exchange: each worker steps in a thread of its own, and all meet at the center."""
-        events = [first]
-        while self._ahead(0).kind == "exchange" and self._ahead(0).absorbed == first.absorbed:
-            events.append(self._upcoming.popleft())
-        if (call := self._call_of(first)) < 0:
+        events = [first, *self._upcoming_with(first)]
+        calls = {event.worker: self._members.call_of(event) for event in events}
+        events = [event for event in events if calls[event.worker] >= 0]
+        if not events:
             return
-        for event in events:
-            self._prepare(event, call)
-        self._shared.expected = len(events)
+        self._members.prepare({event.worker: calls[event.worker] for event in events})
+        before, self._shared.expected = self.exchanges, len(events)
         with ThreadPoolExecutor(len(events)) as threads:
-            for done in [threads.submit(self._workers[event.worker].step) for event in events]:
-                done.result()
+            done = [threads.submit(self._step_or_abandon, self._members[event.worker]) for event in events]
+        _raise_cause(done)
         for event in events:
-            self._note(event, self._workers[event.worker], others=0, missed=False)
+            member = self._members[event.worker]
+            self._note(event, member, others=before - member.seen, lost=False)
 
-    def _call_of(self, event: Event) -> int:
-        """Which call of `optimizer.step()` carries the exchange: Gauss-Seidel exchanges end the step before."""
-        return event.step - (0 if self.rule.order == "jacobi" else 1)
+    def _upcoming_with(self, first: Event) -> Iterator[Event]:
+        """The exchanges that belong to the same meeting; they are taken out of what is to come."""
+        index = 0
+        while self._ahead(index).absorbed == first.absorbed:
+            if self._ahead(index).kind == "exchange":
+                event = self._upcoming[index]
+                del self._upcoming[index]
+                yield event
+            else:
+                index += 1
 
-    def _note(self, event: Event, worker: _Simulated, *, others: int, missed: bool) -> None:
-        worker.seen, worker.reached = self.exchanges, worker.calls
-        if self._rows is not None:
-            self._rows.exchange(event, worker.take_losses(), worker.examples, max(0, others), self._sent(), missed)
+    def _step_or_abandon(self, member: Member) -> None:
+        try:
+            member.step()
+        except BaseException:
+            self._shared.abandon()
+            raise
 
-    def _sent(self) -> int:
-        return 4 * self._shared.spec.numel
-
-    # Workers ----------------------------------------------------------------------------------------------------
-
-    def _join(self, number: int) -> None:
-        center = VirtualCenter(self._shared, number, gated=self._overlap)
-        model = copy.deepcopy(self._initial)
-        optimizer = self._optimizer(model.parameters())
-        scheduler = None if self._scheduler is None else self._scheduler(optimizer)
-        worker = Worker(model, optimizer, self.rule, center=center, **self._options)
-        worker.run = None  # a simulation leaves rows of its own, in virtual seconds
-        self._workers[number] = _Simulated(number, worker.start(), center, scheduler, self.exchanges)
-
-    def _leave(self, number: int) -> None:
-        worker = self._workers.pop(number)
-        self._steps_of_others += worker.reached
-        worker.end()
-
-    def _prepare(self, event: Event, call: int) -> None:
-        """Bring the worker to its call number `call`, gradient included; and others toward theirs, beside it.
-
-        What a worker computes before its next exchange depends on nobody else.
-        """
-        targets = {event.worker: call}
-        if self._gradients_ is stacked_gradients_:
-            targets |= self._next_calls(targets)
-        while pending := [self._workers[n] for n, to in sorted(targets.items()) if not self._workers[n].is_ready(to)]:
-            for worker in [worker for worker in pending if worker.has_gradient]:
-                worker.step()
-            due = [worker for worker in pending if not worker.has_gradient]
-            self._compute(due)
-
-    def _next_calls(self, known: dict[int, int]) -> dict[int, int]:
-        """The next exchange of each other worker, as far as it is near; none beyond a worker's death."""
-        calls, seen = {}, set(known)
-        for index in range(2 * len(self._workers)):
-            event = self._ahead(index)
-            if event.worker in seen:
-                continue
-            seen.add(event.worker)
-            if event.worker in self._workers and event.kind in ("exchange", "missed"):
-                calls[event.worker] = max(0, self._call_of(event))
-        return calls
-
-    def _compute(self, workers: Sequence[_Simulated]) -> None:
-        if not workers:
+    def _note(self, event: Event, member: Member, *, others: int, lost: bool) -> None:
+        member.seen, member.reached = self.exchanges, max(member.reached, event.step)
+        if self._rows is None:
             return
-        batches = [self._batches(worker.number, worker.calls) for worker in workers]
-        seeds = [_seed(self._seed, worker.number, worker.calls) for worker in workers]
-        losses = self._gradients_([worker.worker.model for worker in workers], self._loss, batches, seeds)
-        for worker, loss, batch in zip(workers, losses, batches, strict=True):
-            worker.computed(loss, batch)
+        self._rows.trained(event, member.take_losses(), member.examples)
+        if event.kind == "missed":
+            why = str(member.center.failure) if lost else "the exchange before is still under way"
+            self._rows.missed(event, why)
+            return
+        moved = 4 * math.ceil(self._shared.spec.numel / self._fragments)
+        center = member.center
+        self._rows.exchanged(event, Exchanged(others, moved, center.measured, center.failure))
 
 
-class _Simulated:
-    """One worker, and how far it has come."""
-
-    def __init__(
-        self,
-        number: int,
-        worker: Worker,
-        center: VirtualCenter,
-        scheduler: torch.optim.lr_scheduler.LRScheduler | None,
-        seen: int,
-    ) -> None:
-        self.number, self.worker, self.center, self._scheduler = number, worker, center, scheduler
-        self.calls = self.reached = self.examples = 0
-        self.seen = seen
-        self.back_at: int | None = None  # the call before which an absorbed exchange comes back
-        self.has_gradient = False
-        self._losses: list[float] = []
-
-    @property
-    def is_under_way(self) -> bool:
-        """Whether an exchange beside the steps has begun and its correction is not subtracted yet."""
-        return self.worker._exchange.is_under_way
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether an exchange beside the steps has begun and has not reached the center yet."""
-        return self.center.is_gated and self.is_under_way and self.back_at is None
-
-    def is_ready(self, call: int) -> bool:
-        """Whether the next call of `optimizer.step()` is number `call`, and its gradient is there."""
-        return self.calls >= call and self.has_gradient
-
-    def computed(self, loss: float, batch: Any) -> None:
-        """Its gradient is there."""
-        self.has_gradient = True
-        self._losses.append(loss)
-        first = next((leaf for leaf in torch.utils._pytree.tree_leaves(batch) if isinstance(leaf, Tensor)), None)
-        self.examples += 0 if first is None or first.dim() == 0 else first.shape[0]
-
-    def step(self) -> None:
-        """Call `optimizer.step()`, a correction that arrives before its end included."""
-        if self.back_at is not None and self.calls >= self.back_at:
-            self._deliver()
-        self.worker.optimizer.step()
-        if self._scheduler is not None:
-            self._scheduler.step()
-        self.calls += 1
-        self.has_gradient = False
-
-    def _deliver(self) -> None:
-        self.center.deliver()
-        self.worker._exchange.wait()
-        self.back_at = None
-
-    def take_losses(self) -> list[float]:
-        """The losses since the last call."""
-        losses, self._losses = self._losses, []
-        return losses
-
-    def end(self) -> None:
-        """The worker dies, or the simulation ends; an exchange that has not reached the center never does."""
-        if self.is_waiting:
-            self.center.lost = True
-            self.center.absorb()
-            self.back_at = 0
-        if self.back_at is not None:
-            self._deliver()
-        self.worker.stop(finished=False)
+def _raise_cause(done: list[Future[None]]) -> None:
+    errors = [error for future in done if (error := future.exception()) is not None]
+    for error in sorted(errors, key=lambda error: isinstance(error, Abandoned))[:1]:
+        raise error
 
 
-def _seed(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+def _check(period: object, fragments: object, overlap: bool, synchronous: bool) -> None:
+    if overlap and synchronous:
+        raise ValueError(
+            "Simulation: overlap needs workers that exchange on their own. Got synchronous=True too. Drop one of them."
+        )
+    if not isinstance(period, int):
+        raise ValueError(
+            f"Simulation: communication_period must be one whole number of steps. Got {period!r}. Use e.g. 10."
+        )
+    if isinstance(fragments, int) and 1 <= fragments <= period and period % fragments:  # the rest is the worker's check
+        raise ValueError(
+            f"Simulation: fragments must divide communication_period. Got {fragments} fragments and a period of "
+            f"{period}. Use e.g. fragments={math.gcd(fragments, period)}."
+        )

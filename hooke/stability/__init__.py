@@ -6,7 +6,15 @@ all flatter directions, without gradient noise. No torch: numbers in, numbers ou
 """
 
 from hooke.stability.admm import admm_path, admm_radius
-from hooke.stability.answer import BETA, PERIOD, Stability, elastic_stability, stability_of, way_stability
+from hooke.stability.answer import (
+    BETA,
+    PERIOD,
+    Stability,
+    elastic_stability,
+    outer_stability,
+    stability_of,
+    way_stability,
+)
 from hooke.stability.border import beta_border, eamsgd_moving_rate_border, moving_rate_border, way_border
 from hooke.stability.setting import rounded_down
 
@@ -20,6 +28,7 @@ __all__ = [
     "eamsgd_moving_rate_border",
     "elastic_stability",
     "moving_rate_border",
+    "outer_stability",
     "rounded_down",
     "stability_of",
     "way_border",

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hooke.stability.border import way_border
-from hooke.stability.linear_map import Spring, last, radius_in_turn
-from hooke.stability.setting import check_elastic, check_setting, rounded_down
+from hooke.stability.linear_map import HUGE, Spring, last, radius_in_turn
+from hooke.stability.setting import check_elastic, check_momentum, check_setting, rounded_down
 
 if TYPE_CHECKING:
     from hooke.rule import Rule
@@ -63,8 +63,9 @@ def stability_of(
     """Whether `rule` around SGD is stable, and what would make it so.
 
     Args:
-        rule: `hooke.EASGD`, `hooke.EAMSGD`, `hooke.Downpour`, `hooke.LocalSGD` or `hooke.Lookahead`; a running average
-            around it (`hooke.Averaged`) changes nothing.
+        rule: `hooke.EASGD`, `hooke.EAMSGD`, `hooke.Downpour`, `hooke.LocalSGD` or `hooke.Lookahead`; where all workers
+            exchange at once also `hooke.DiLoCo` and `hooke.SlowMo`. A running average around it (`hooke.Averaged`)
+            changes nothing.
         lr: Learning rate of the workers' SGD.
         curvature: Largest eigenvalue of the loss's Hessian.
         num_workers: p.
@@ -86,7 +87,7 @@ def stability_of(
         'Lower lr below 0.0361, or communication_period to 11 or less, or use EASGD, which is stable here.'
     """
     from hooke.averaged import Averaged
-    from hooke.outer import Lookahead
+    from hooke.outer import DiLoCo, Lookahead, SlowMo
     from hooke.rule import EAMSGD, EASGD, Downpour, LocalSGD
 
     rule = rule.rule if isinstance(rule, Averaged) else rule
@@ -105,10 +106,10 @@ def stability_of(
             synchronous=synchronous,
             steps_under_way=order if steps_under_way is None else steps_under_way,
         )
-    if type(rule) not in (Downpour, LocalSGD, Lookahead):
+    if type(rule) not in (Downpour, LocalSGD, Lookahead, DiLoCo, SlowMo):
         raise ValueError(
-            f"stability_of: rule must be EASGD, EAMSGD, Downpour, LocalSGD or Lookahead. Got {rule!r}. "
-            "Judge it by a short run."
+            "stability_of: rule must be EASGD, EAMSGD, Downpour, LocalSGD, Lookahead, DiLoCo or SlowMo. "
+            f"Got {rule!r}. Judge it by a short run."
         )
     if steps_under_way:
         raise ValueError(
@@ -119,6 +120,15 @@ def stability_of(
         raise ValueError(
             f"stability_of: mixing must be 0. Got {rule.mixing}. Judge it by a short run."  # type: ignore[attr-defined]
         )
+    if isinstance(rule, DiLoCo | SlowMo):
+        if not synchronous and num_workers > 1:
+            raise ValueError(
+                f"stability_of: synchronous must be True beside {type(rule).__name__}. Got False. Where workers "
+                "exchange one by one its momentum fades with each of them: judge that by a short run."
+            )
+        if isinstance(rule, DiLoCo):
+            return outer_stability(**setting, outer_lr=rule.outer_lr, outer_momentum=rule.outer_momentum)
+        return outer_stability(**setting, outer_lr=rule.slow_lr, outer_momentum=rule.slow_momentum, nesterov=False)
     share = 1.0 if isinstance(rule, Downpour) else 1 / (getattr(rule, "num_workers", None) or num_workers)
     share *= rule.alpha if isinstance(rule, Lookahead) else 1.0
     return way_stability(**setting, share=share, synchronous=synchronous)
@@ -152,8 +162,63 @@ def way_stability(
         radius = abs(1 - num_workers * pull)
     else:
         radius = radius_in_turn(np.array([[-pull, 1.0], [-pull, 1.0]]), num_workers)
-    remedy = "" if e < border else _way_remedy(lr, e, border, limit, num_workers, period)
-    return Stability(radius, border, border / e, remedy)
+    ways = [] if e < border else _shorter_ways(lr, e, border, limit, period)
+    if ways and Spring(BETA / num_workers, 0.0, period, 1, None).is_stable_up_to(e):
+        ways.append("use EASGD, which is stable here")
+    return Stability(radius, border, border / e, _lower(ways))
+
+
+def outer_stability(
+    *,
+    lr: float,
+    curvature: float,
+    num_workers: int,
+    period: int = PERIOD,
+    outer_lr: float = 0.7,
+    outer_momentum: float = 0.9,
+    nesterov: bool = True,
+) -> Stability:
+    """As `stability_of`, for `hooke.DiLoCo` and (without `nesterov`) `hooke.SlowMo`: all workers exchange at once.
+
+    All begin at the center, so their mean way is `-g c` with `g = 1 - (1 - e) ** tau`, and the outer optimizer sees a
+    bowl of curvature g. With m for its momentum:
+
+        Nesterov:  outer_lr g < (2 + 2 m) / (1 + 2 m)        heavy ball:  outer_lr g < 2 + 2 m
+
+    Args:
+        lr: Of the workers' SGD.
+        curvature: Largest eigenvalue of the Hessian.
+        num_workers: p.
+        period: tau.
+        outer_lr: Of the outer optimizer; `slow_lr` of SlowMo.
+        outer_momentum: m; `slow_momentum` of SlowMo.
+        nesterov: Whether the outer momentum is Nesterov's.
+
+    Raises:
+        ValueError: A number outside its range.
+
+    Example:
+        >>> made = outer_stability(lr=0.5, curvature=1.0, num_workers=8, outer_lr=1.5)
+        >>> made.is_stable, made.remedy
+        (False, 'Lower lr below 0.209, or communication_period to 3 or less, or outer_lr below 1.35.')
+    """
+    check_setting(lr=lr, curvature=curvature, num_workers=num_workers, period=period, outer_lr=outer_lr)
+    check_momentum("outer_momentum", outer_momentum)
+    m, e = outer_momentum, lr * curvature
+    ahead = m if nesterov else 0.0
+    limit = (2 + 2 * m) / (1 + 2 * ahead) / outer_lr
+    border = _largest_rate(limit, period)
+    with np.errstate(over="ignore"):
+        g = 1 - float(np.float64(1 - e) ** period)
+    if not abs(g) < HUGE:
+        radius = math.inf
+    else:  # rows: c, b
+        step = np.array([[1 - outer_lr * g * (1 + ahead), outer_lr * m * (m if nesterov else 1)], [-g, m]])
+        radius = float(np.abs(np.linalg.eigvals(step)).max())
+    ways = [] if e < border else _shorter_ways(lr, e, border, limit, period)
+    if ways and e <= 1:
+        ways.append(f"outer_lr below {rounded_down(outer_lr * limit / g)}")
+    return Stability(radius, border, border / e, _lower(ways))
 
 
 def _largest_rate(limit: float, period: int) -> float:
@@ -165,13 +230,16 @@ def _largest_rate(limit: float, period: int) -> float:
     return 1 + (limit - 1) ** (1 / period) if period % 2 else 2.0
 
 
-def _way_remedy(lr: float, e: float, border: float, limit: float, num_workers: int, period: int) -> str:
+def _shorter_ways(lr: float, e: float, border: float, limit: float, period: int) -> list[str]:
+    """What keeps the way of one period below the limit."""
     ways = [f"lr below {rounded_down(lr * border / e)}"]
     if e < min(1.0, _largest_rate(limit, 1)):
         ways.append(f"communication_period to {math.ceil(math.log1p(-limit) / math.log1p(-e)) - 1} or less")
-    if Spring(BETA / num_workers, 0.0, period, 1, None).is_stable_up_to(e):
-        ways.append("use EASGD, which is stable here")
-    return f"Lower {', or '.join(ways)}."
+    return ways
+
+
+def _lower(ways: list[str]) -> str:
+    return f"Lower {', or '.join(ways)}." if ways else ""
 
 
 def elastic_stability(
@@ -228,4 +296,4 @@ def _elastic_remedy(spring: Spring, lr: float, e: float, border: float) -> str:
     ways = [f"lr below {rounded_down(lr * border / e)}"] if border > 0 else []
     if is_stable(1e-3 * spring.alpha):
         ways.append(f"moving_rate below {rounded_down(last(is_stable, 1e-3 * spring.alpha, spring.alpha))}")
-    return f"Lower {', or '.join(ways)}." if ways else "Lower lr and moving_rate together."
+    return _lower(ways) or "Lower lr and moving_rate together."

@@ -20,7 +20,8 @@ import numpy as np
 _ROUNDING = 1e-9
 _GRID = np.concatenate([np.geomspace(1e-6, 0.01, 60, endpoint=False), np.linspace(0.01, 2, 200)])
 _MOST_ROOTS = 128
-_HUGE = 1e100
+HUGE = 1e100
+"""Beyond it a map counts as unstable."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Spring:
     def radius(self, e: float, num_workers: int) -> float:
         """Spectral radius of one period of all workers."""
         turn = self.turn(np.array([e]))
-        if not (np.abs(turn) < _HUGE).all():
+        if not (np.abs(turn) < HUGE).all():
             return math.inf
         if self.at_once is None:
             return radius_in_turn(turn[0], num_workers)
@@ -70,7 +71,7 @@ class Spring:
     def is_stable(self, e: np.ndarray) -> np.ndarray:
         """For each e, whether that direction decays: in every order, or where all workers exchange at once."""
         turn = self.turn(e)
-        finite = (np.abs(turn) < _HUGE).all(axis=(-2, -1))
+        finite = (np.abs(turn) < HUGE).all(axis=(-2, -1))
         turn[~finite] = 0
         growth = _norm(turn, e) if self.at_once is None else _radius_at_once(turn, self.at_once)
         return finite & (growth <= 1 + _ROUNDING)
@@ -131,7 +132,7 @@ def radius_in_turn(turn: np.ndarray, num_workers: int) -> float:
     A turn followed by renaming the workers in a circle has eigenvalues m with, for `[[A, b], [d, c]] = turn`,
     `(m - c) det(m^p - A) = d adj(m^p - A) b`; a round is p of them.
     """
-    if not (np.abs(turn) < _HUGE).all():
+    if not (np.abs(turn) < HUGE).all():
         return math.inf
     A, b, d, c = turn[:-1, :-1], turn[:-1, -1], turn[-1, :-1], turn[-1, -1]
     if len(A) == 1:

@@ -19,13 +19,18 @@ def check_elastic(alpha: float, momentum: float, under_way: int, most: int) -> N
     """Refuse what no elastic rule can be."""
     if not 0 < alpha <= 1:
         raise ValueError(f"stability: moving_rate must be in (0, 1]. Got {alpha}. Use e.g. 0.9 / num_workers.")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"stability: momentum must be in [0, 1). Got {momentum}. Use e.g. 0.9.")
+    check_momentum("momentum", momentum)
     if not 0 <= under_way <= most:
         raise ValueError(
             f"stability: steps_under_way must be from 0 to the period, and at most 1 where all exchange at once. Got "
             f"{under_way}, at most {most}. Where an exchange takes longer, the period is longer: give that one."
         )
+
+
+def check_momentum(name: str, value: float) -> None:
+    """Refuse what no momentum can be."""
+    if not 0 <= value < 1:
+        raise ValueError(f"stability: {name} must be in [0, 1). Got {value}. Use e.g. 0.9.")
 
 
 def rounded_down(value: float) -> str:

@@ -21,7 +21,7 @@ def easgd_round(eta: float, alpha: float, workers: int) -> np.ndarray:
 
 
 def easgd_map(workers: int, sides: int) -> dict[str, Any]:
-    """On a grid of eta in (0, 2.2) and alpha in (0, 1.1): is the spectral radius at most 1, and does the paper say so?"""
+    """On a grid, eta below 2.2 and alpha below 1.1: is the spectral radius at most 1, and does the paper say so?"""
     etas, alphas = (np.linspace(0, end, sides + 2)[1:-1] for end in (2.2, 1.1))
     radius = np.array([[_radius(easgd_round(eta, alpha, workers)) for eta in etas] for alpha in alphas])
     said = (etas <= 2) & (alphas[:, None] <= (4 - 2 * etas) / (4 - etas))
@@ -65,8 +65,8 @@ def admm_example(workers: int, rounds: int = 20_000, every: int = 20) -> dict[st
 def downpour_map(workers: int, period: int, decay: float, rounds: int = 12) -> dict[str, Any]:
     """Synchronous DOWNPOUR and EASGD (beta 0.9) with a period, on one noiseless quadratic, eta h = `decay`.
 
-    Literally: every worker takes `period` steps, then all exchange. The factor by which the center is multiplied in the last
-    round, beside the closed forms `1 - p (1 - (1 - e)^tau)` and the spectral radius of EASGD's map.
+    Literally: every worker takes `period` steps, then all exchange. The factor by which the center is multiplied in
+    the last round, beside the closed forms `1 - p (1 - (1 - e)^tau)` and the spectral radius of EASGD's map.
     """
     way = (1 - decay) ** period
     centers = [1.0]

@@ -10,8 +10,8 @@ _LEAD = "the 95 % interval of every lead, paired by seed, is above 0; if one lie
 
 CLAIMS: tuple[Claim, ...] = (
     Claim(
-        "In the round-robin scheme EASGD is stable if and only if 0 <= eta <= 2 and 0 <= alpha <= (4 - 2 eta) / (4 - eta), "
-        "for any number of workers.",
+        "In the round-robin scheme EASGD is stable if and only if 0 <= eta <= 2 and "
+        "0 <= alpha <= (4 - 2 eta) / (4 - eta), for any number of workers.",
         "section 4",
         analysis.condition,
         condition="the condition is right at every point of the grid",
@@ -119,6 +119,12 @@ CLAIMS: tuple[Claim, ...] = (
         "The speed-up of EAMSGD to a fixed test error grows with the number of workers.",
         "section 5.3, figures 4 and 5",
         training.speed_up_grows,
-        condition="to every level that MSGD reaches, more workers need fewer seconds, and p = 4 fewer than MSGD (medians)",
+        condition="to every level that MSGD reaches, more workers need fewer seconds, and p = 4 fewer than MSGD",
+    ),
+    Claim(
+        "EAMSGD converges faster than MSGD in real seconds too, here with two processes.",
+        "section 5",
+        training.faster_in_real_seconds,
+        condition="the 95 % interval of the ratio of seconds to MSGD's best test error (its worst seed) is above 1",
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -45,7 +46,9 @@ class Images:
 @cache
 def images(source: str) -> Images:
     """`"cifar10"`, or `"toy"`: scikit-learn's digits, enlarged, which need no file."""
-    x, y, test_x, test_y = data.cifar10() if source == "cifar10" else _toy()
+    if source not in _SOURCES:
+        raise ValueError(f"images: source must be one of {', '.join(_SOURCES)}. Got {source!r}. Use cifar10.")
+    x, y, test_x, test_y = _SOURCES[source]()
     shape = (-1, SIDE, SIDE, 3)
     x, test_x = (one.reshape(shape).astype(np.float32) / 255 for one in (x, test_x))
     channels = [(one.mean(dtype=np.float64), one.std(dtype=np.float64)) for one in np.moveaxis(x, -1, 0)]
@@ -64,3 +67,6 @@ def _toy() -> data.Arrays:
         np.repeat(np.kron(one.reshape(-1, 8, 8), enlarge)[..., None] * 15.9, 3, -1) for one in (x, test_x[:200])
     )
     return x, y, test_x, test_y[:200]
+
+
+_SOURCES: dict[str, Callable[[], data.Arrays]] = {"cifar10": data.cifar10, "toy": _toy}

@@ -125,13 +125,14 @@ def trial(
         seed=seed,
     )
     result: dict[str, Any] = {"seconds": [], "error": [], "loss": [], "average_error": []}
+    tested: dict[str, float] = {}
     with simulation:
         for point in range(1, points + 1):
             if simulation.refused <= DIVERGED * workers:
                 simulation.run(until=step_seconds * steps * point / points)
                 tested = _tested(simulation, shown)
             result["seconds"].append(round(step_seconds * steps * point / points, 4))
-            for name, value in tested.items():  # pyright: ignore[reportPossiblyUnboundVariable]
+            for name, value in tested.items():
                 result[name].append(value)
         return {**result, "taken": simulation.steps, "exchanges": simulation.exchanges, "refused": simulation.refused}
 
