@@ -7,6 +7,9 @@ from typing import Any
 
 import growth
 
+from hooke.plan import Star
+from hooke.simulate import Tree
+
 Row = dict[str, Any]
 
 INTRODUCTION = """# What growth costs
@@ -57,7 +60,7 @@ def cell(row: Row | None) -> str:
     if row is None:
         return ""
     seconds = row["seconds_to_error"]
-    reached = f"**{seconds:,.0f} s**" if seconds is not None else "**never**"
+    reached = f"**{seconds:,.0f} s**" if seconds is not None else "**not reached**"
     return f"{reached}, x {row['speed_up']:,.0f}, {row['age']:,.0f} s, {row['load']:.0%}"
 
 
@@ -97,7 +100,39 @@ def source(rows: list[Row]) -> str:
 
 def says(made: dict[tuple, Row]) -> str:
     """What the figures say, with the numbers."""
-    return ""
+    slow, fast = growth.LINKS
+    most, many, few = growth.WORKERS[-1], 256, 16
+
+    def time(name: str, workers: int, link: float) -> str:
+        seconds = made[name, workers, link]["seconds_to_error"]
+        return "more time than was simulated" if seconds is None else f"{seconds:,.0f} s"
+
+    def age(name: str, workers: int, link: float) -> str:
+        return f"{made[name, workers, link]['age']:,.0f} s"
+
+    def speed_up(name: str) -> str:
+        return f"{made[name, most, slow]['speed_up']:,.1f}"
+
+    full = Star(growth.VALUES, growth.STEP, slow, period=growth.PERIOD).saturated_from
+    alike = [made[name, few, fast]["seconds_to_error"] for name in growth.LAYOUTS]
+    return (
+        f"- **A center whose workers wait is full early.** At {slow / 1e9:g} Gbit/s its link is busy all the time from "
+        f"{full} workers on: {most:,} of them step {speed_up('star')} times as fast as one. More then do harm, for "
+        f"each pulls less at the center and comes by less often: {few} workers take {time('star', few, slow)} to the "
+        f"error, {most:,} take {time('star', most, slow)}. Shards move the border out by their number, to "
+        f"{speed_up('8 shards')} times with 8 and {speed_up('64 shards')} with 64.\n"
+        "- **Overlap costs no machine.** With steps that go on and a period that hides the exchanges, the same star "
+        f"with {many} workers takes {time('star, overlap', many, slow)} instead of {time('star', many, slow)}. What "
+        f"its center knows is {age('star, overlap', many, slow)} old, which this bowl forgives; with {most:,} workers "
+        f"it is {age('star, overlap', most, slow)} old, and they take {time('star, overlap', most, slow)}.\n"
+        "- **Where neither shards nor trees help.** While the star's link has room they save nothing: "
+        f"{few} workers at {fast / 1e9:g} Gbit/s take {min(alike):,.0f} to {max(alike):,.0f} s in all six layouts. In "
+        f"a tree nobody waits and no link serves more than {Tree(most).degree + 1} neighbors, but every level adds to "
+        f"the age of what the root knows: with {most:,} workers at {fast / 1e9:g} Gbit/s it is "
+        f"{age('tree, multi-scale', most, fast)} (multi-scale) and {age('tree, up/down', most, fast)} (up/down) old, "
+        f"and they take {time('tree, multi-scale', most, fast)} and {time('tree, up/down', most, fast)} to the error; "
+        f"64 shards have {age('64 shards', most, fast)} and take {time('64 shards', most, fast)}.\n"
+    )
 
 
 COLORS = {
