@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from statistics import median
+from statistics import fmean, median
 
 from hooke.claim import NOT_JUDGED, Estimate, Missing, Table, Verdict, lead_word, mean_interval, verdict_word
 from papers.easgd.best import MOST, Best, best, lowest, numbers_of_workers, paired, seconds_to, tried
@@ -30,6 +30,12 @@ def lead(ours: Best, theirs: Best) -> Estimate:
     return mean_interval([100 * (b - a) for a, b in paired(ours, theirs, lambda one: one.errors)])
 
 
+def _against(ours: Best, theirs: Best) -> str:
+    """The mean errors of the seeds that both have run."""
+    means = map(fmean, zip(*paired(ours, theirs, lambda one: one.errors), strict=True))
+    return " against ".join(f"{percent(mean)} %" for mean in means)
+
+
 def _word_of(every_run_does: bool, seeds: int) -> str:
     """One run that does not refutes; that all do takes enough seeds."""
     return verdict_word(every_run_does) if seeds >= NEEDED or not every_run_does else NOT_JUDGED
@@ -51,9 +57,7 @@ def _leads(pairs: Sequence[tuple[str, Best, Best]], note: str) -> Verdict:
     words = [lead_word((one.low, one.high)) for *_, one in leads]
     smallest = min((one for *_, one in leads), key=lambda one: one.mean)
     seeds = min(one.n for *_, one in leads)
-    ours = "; ".join(
-        f"{about}: {percent(a.error)} % against {percent(b.error)} % ({one.mean:+.1f})" for about, a, b, one in leads
-    )
+    ours = "; ".join(f"{about}: {_against(a, b)} ({one.mean:+.1f})" for about, a, b, one in leads)
     return Verdict(_together(words, seeds), ours, "", smallest.interval, seeds, note)
 
 
