@@ -5,7 +5,7 @@ python benchmarks/which_method.py
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import language_page
@@ -25,10 +25,10 @@ Made by `python benchmarks/which_method.py` from the records in `benchmarks/resu
 and a sentence that the records do not bear out stops the program. One method is called better than another only if it
 was with every seed. The tasks are small, so take the order of the methods from here and not the size of a difference.
 
-Every method searched the same learning rates with one seed, then at the best rate two more values of its own setting,
-where it has one (DiLoCo: outer rate and momentum; EASGD: beta); all seeds run the best. These are real workers with
-real gradients, in one process on a virtual clock (`hooke.simulate`). They are equally fast: Local SGD and DiLoCo
-exchange all at once, EASGD's workers one by one, in an order left to chance.
+Every method searched the same learning rates with one seed; then, where it has a setting of its own (DiLoCo: outer rate
+and momentum; EASGD: beta), two more values of that at the best rate, and the rates again with the best value. All seeds
+run the best. These are real workers with real gradients, in one process on a virtual clock (`hooke.simulate`). They are
+equally fast: Local SGD and DiLoCo exchange all at once, EASGD's workers one by one, in an order left to chance.
 """
 
 SECTIONS: dict[str, Callable[[Table], str]] = {
@@ -52,7 +52,11 @@ def in_short(known: Mapping[str, Table]) -> str:
         ],
         "What do I lose?": [*_loss(text), *_loss_with_own_data(own)],
     }
-    return "\n## In short\n\n" + "".join(f"- **{asked}** {' '.join(said)}\n" for asked, said in answers.items())
+    return "\n## In short\n\n" + "\n".join(f"**{asked}**\n\n{_list(said)}" for asked, said in answers.items())
+
+
+def _list(sentences: Sequence[str]) -> str:
+    return "".join(f"- {sentence}\n" for sentence in sentences)
 
 
 def _method(text: Language) -> list[str]:
@@ -140,14 +144,14 @@ def _loss(text: Language) -> list[str]:
 def _loss_with_own_data(own: OwnData) -> list[str]:
     lost = {setup: 100 * own.lost(*setup).mean for setup in own.runs if setup[0] != "DDP"}
     mixed = {setup: points for setup, points in lost.items() if setup[1] == "mixed"}
-    apart = {setup: points for setup, points in lost.items() if setup[1] == "by class"}
-    least = min(apart, key=apart.__getitem__)
+    by_class = {setup: points for setup, points in lost.items() if setup[1] == "by class"}
+    least = min(by_class, key=by_class.__getitem__)
     return [
         says(f"With mixed images nobody loses more than {max(mixed.values()):.1f} points.", max(mixed.values()) > 0),
         says(
-            f"With two classes each everybody loses: {least[0]} at period {least[2]} {apart[least]:.0f} points, and "
-            "more everywhere else.",
-            all(ahead(own.ddp["by class"], own.runs[setup], "accuracy", 1) for setup in apart),
+            f"With two classes each everybody loses: {least[0]} at period {least[2]} {by_class[least]:.1f} points, all "
+            "others more.",
+            all(ahead(own.ddp["by class"], own.runs[setup], "accuracy", 1) for setup in by_class),
         ),
     ]
 
