@@ -103,7 +103,8 @@ class Cluster:
     lost: float = 0.0
 
     def __post_init__(self) -> None:
-        _check(self.num_workers >= 1, "num_workers must be at least 1", self.num_workers, "e.g. 4")
+        whole = "must be a whole number, at least 1"
+        _check(_is_count(self.num_workers), f"num_workers {whole}", self.num_workers, "e.g. 4")
         if not isinstance(self.step_seconds, int | float):
             object.__setattr__(self, "step_seconds", tuple(float(each) for each in self.step_seconds))
             count = f"one for each of {self.num_workers} workers"
@@ -115,7 +116,7 @@ class Cluster:
         _check(0 <= self.jitter < math.inf, "jitter must be at least 0", self.jitter, "e.g. 0.1")
         _check(self.bandwidth > 0, "bandwidth must be positive", self.bandwidth, "bit/s, e.g. 1e9")
         _check(0 <= self.latency < math.inf, "latency must be at least 0", self.latency, "seconds, e.g. 0.001")
-        _check(self.shards >= 1, "shards must be at least 1", self.shards, "1: one machine holds the center")
+        _check(_is_count(self.shards), f"shards {whole}", self.shards, "1: one machine holds the center")
         _check(0 <= self.lost < 1, "lost must be in [0, 1)", self.lost, "the share of exchanges that are lost")
         object.__setattr__(self, "failures", tuple(self.failures))
         self._check_failures()
@@ -136,6 +137,10 @@ class Cluster:
             for one, later in itertools.pairwise(mine):
                 apart = one.back is not None and one.back <= later.at
                 _check(apart, "a worker must be back before it dies again", (one, later), "a later `at`")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _check(good: bool, must: str, got: object, use: str) -> None:

@@ -122,6 +122,23 @@ def test_workers_die_and_fresh_ones_start_from_the_center(rule: Rule, overlap: b
     assert_close(simulated(rule, MORTAL, 60.0, overlap=overlap), expected(rule, MORTAL, 60.0, overlap=overlap))
 
 
+def test_an_exchange_that_a_death_cuts_short_never_happens() -> None:
+    """Also where others came due meanwhile, which were missed: the center has nothing from it."""
+    deaths = tuple(Failure(1, at, back=at + 0.5) for at in (7.3, 12.1, 19.6, 30.2, 44.4))
+    cluster = Cluster(3, [1.0, 0.7, 1.1], bandwidth=16 * 32 / 1.5, failures=deaths)
+    events = events_of(cluster, 60.0, 1, overlap=True)
+    settled, cut_short = 0.0, 0
+    for event in events:
+        if event.worker == 1:
+            settled = event.settled if event.kind in ("exchange", "joined") else settled
+            cut_short += event.kind == "missed" and event.begun >= settled
+    assert cut_short > 0
+    for order in ("jacobi", "gauss-seidel"):
+        rule = hooke.EASGD(order=order)
+        got = simulated(rule, cluster, 60.0, overlap=True, communication_period=1)
+        assert_close(got, expected(rule, cluster, 60.0, overlap=True, period=1))
+
+
 def test_a_synchronous_ring_goes_on_without_the_dead_and_with_who_joins() -> None:
     """The worker that comes back counts its own steps from 0, and meets the others at each of its exchanges."""
     cluster = Cluster(3, [1.0, 1.1, 1.3], failures=(Failure(2, 10.0, back=20.0),))

@@ -263,7 +263,8 @@ def test_drift_keeps_a_mean_for_a_while() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"num_workers": 0}, "Cluster: num_workers must be at least 1. Got 0. Use e.g. 4."),
+        ({"num_workers": 0}, "Cluster: num_workers must be a whole number, at least 1. Got 0. Use e.g. 4."),
+        ({"num_workers": 2.5}, "Cluster: num_workers must be a whole number, at least 1. Got 2.5. Use e.g. 4."),
         (
             {"num_workers": 2, "step_seconds": [1.0]},
             "Cluster: step_seconds must be one number or one for each of 2 workers. Got 1. "
@@ -273,7 +274,10 @@ def test_drift_keeps_a_mean_for_a_while() -> None:
         ({"jitter": -1.0}, "Cluster: jitter must be at least 0. Got -1.0. Use e.g. 0.1."),
         ({"bandwidth": 0.0}, "Cluster: bandwidth must be positive. Got 0.0. Use bit/s, e.g. 1e9."),
         ({"latency": -1.0}, "Cluster: latency must be at least 0. Got -1.0. Use seconds, e.g. 0.001."),
-        ({"shards": 0}, "Cluster: shards must be at least 1. Got 0. Use 1: one machine holds the center."),
+        (
+            {"shards": 0},
+            "Cluster: shards must be a whole number, at least 1. Got 0. Use 1: one machine holds the center.",
+        ),
         ({"lost": 1.0}, "Cluster: lost must be in [0, 1). Got 1.0. Use the share of exchanges that are lost."),
         (
             {"failures": (Failure(2, 1.0),)},
