@@ -1,4 +1,4 @@
-"""Writes docs/performance.md and docs/learning.svg from the newest records in benchmarks/results/.
+"""Writes docs/performance.md and docs/growth.md, with their pictures, from the records in benchmarks/results/.
 
 python benchmarks/page.py
 """
@@ -9,6 +9,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import growth_page
 import learning
 import machine
 
@@ -207,6 +208,9 @@ def page() -> str:
 def main() -> None:
     (DOCS / "performance.md").write_text(page())
     picture(machine.read(machine.RESULTS / "learning.jsonl"), DOCS / "learning.svg")
+    rows = machine.read(machine.RESULTS / "growth.jsonl")
+    (DOCS / "growth.md").write_text(growth_page.growth_page(rows))
+    growth_page.growth_picture(rows, DOCS / "growth.svg")
 
 
 if __name__ == "__main__":

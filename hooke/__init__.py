@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hooke.center import Center as Center
     from hooke.center import LocalCenter as LocalCenter
     from hooke.flat import FlatParameters as FlatParameters
+    from hooke.leader import LSGD as LSGD
     from hooke.outer import AsyncDiLoCo as AsyncDiLoCo
     from hooke.outer import DiLoCo as DiLoCo
     from hooke.outer import Lookahead as Lookahead
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from hooke.rule import LocalSGD as LocalSGD
     from hooke.rule import Rule as Rule
     from hooke.run import Run as Run
+    from hooke.simulate import Cluster as Cluster
+    from hooke.simulate import Failure as Failure
+    from hooke.simulate import Simulation as Simulation
     from hooke.spec import CenterSpec as CenterSpec
     from hooke.spec import Refused as Refused
     from hooke.stability import Stability as Stability
@@ -44,10 +48,15 @@ _HOME = {
     "DiLoCo": "outer",
     "AsyncDiLoCo": "outer",
     "MDownpour": "outer",
+    "LSGD": "leader",
     "Averaged": "averaged",
     # whether it is stable
     "Stability": "stability",
     "stability_of": "stability",
+    # many workers in one process
+    "Simulation": "simulate",
+    "Cluster": "simulate",
+    "Failure": "simulate",
     # where the center lives
     "Center": "center",
     "CenterSpec": "spec",

@@ -62,13 +62,17 @@ class Averaged(Rule):
                 f"Averaged: rate must be in (0, 1] or 'uniform'. Got {self.rate!r}. Use the paper's rate=0.001."
             )
         own = ("average",) if self.rate != "uniform" else ("average", "averaged")
-        for name in ("order", "plain_point"):
+        for name in ("order", "plain_point", "follows_leader"):
             object.__setattr__(self, name, getattr(self.rule, name))
         object.__setattr__(self, "center_memory", (*self.rule.center_memory, *own))
 
     def bind(self, num_workers: int) -> Averaged:
         """The same around the rule for `num_workers`."""
         return replace(self, rule=self.rule.bind(num_workers))
+
+    def leading(self, leads: bool) -> Averaged:
+        """The same around the rule for the leader, or for another worker."""
+        return replace(self, rule=self.rule.leading(leads))
 
     def init_center(self, c: Tensor) -> State:
         """What the rule inside keeps, the average, and for a uniform one the count."""
@@ -78,6 +82,10 @@ class Averaged(Rule):
     def init(self, x: Tensor) -> State:
         """What the rule inside remembers."""
         return self.rule.init(x)
+
+    def remembered(self, x: Tensor, c: Tensor) -> State:
+        """What the rule inside remembers."""
+        return self.rule.remembered(x, c)
 
     def delta(self, x: Tensor, c: Tensor, state: State) -> Tensor:
         """That of the rule inside."""

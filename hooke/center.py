@@ -6,12 +6,13 @@ is in the processor's cache; readers never wait. All locks are record locks that
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,7 +24,7 @@ from torch import Tensor
 from hooke.checkpoint import load_tensors, save_tensors
 from hooke.rule import Rule, State
 from hooke.shared_memory import COUNTS, MAX_WORKERS, Locks, SharedFile
-from hooke.spec import CenterSpec, Refused, check_finite
+from hooke.spec import CenterSpec, Refused, check_finite, extent
 
 BLOCK = 262_144
 """Elements a block (1 MiB): few enough for a block of x and of the center to stay in the cache, enough that locks cost
@@ -74,12 +75,21 @@ class Center(Protocol):
         ...
 
     def exchange(
-        self, x: Float[Tensor, " n"], rule: Rule, state: State = (), out: Float[Tensor, " n"] | None = None
-    ) -> Float[Tensor, " n"]:
-        """Let the center absorb; the correction to subtract from x."""
+        self,
+        x: Float[Tensor, " m"],
+        rule: Rule,
+        state: State = (),
+        out: Float[Tensor, " m"] | None = None,
+        *,
+        start: int | None = None,
+    ) -> Float[Tensor, " m"]:
+        """Let the center absorb; the correction to subtract from x.
+
+        With `start`, x, `state` and `out` are the elements from there on: one fragment is exchanged, and no other.
+        """
         ...
 
-    def exchange_(self, x: Float[Tensor, " n"], rule: Rule, state: State = ()) -> None:
+    def exchange_(self, x: Float[Tensor, " m"], rule: Rule, state: State = (), *, start: int | None = None) -> None:
         """Let the center absorb, and subtract the correction from x at once."""
         ...
 
@@ -101,6 +111,10 @@ class Center(Protocol):
 
     def beat(self, step: int) -> None:
         """Say that the worker lives and has taken `step` steps."""
+        ...
+
+    def report(self, loss: float) -> None:
+        """Say how well the worker does, by its recent training loss: the best of all is the leader (`LSGD`)."""
         ...
 
     def leave(self, *, finished: bool = False) -> None:
@@ -250,8 +264,14 @@ class LocalCenter:
         return self.pull()
 
     def exchange(
-        self, x: Float[Tensor, " n"], rule: Rule, state: State = (), out: Float[Tensor, " n"] | None = None
-    ) -> Float[Tensor, " n"]:
+        self,
+        x: Float[Tensor, " m"],
+        rule: Rule,
+        state: State = (),
+        out: Float[Tensor, " m"] | None = None,
+        *,
+        start: int | None = None,
+    ) -> Float[Tensor, " m"]:
         """Let the center absorb what the rule says; the correction to subtract from x.
 
         Args:
@@ -259,37 +279,42 @@ class LocalCenter:
             rule: What is exchanged.
             state: `rule.init(x)` of the start; changed in place.
             out: Where the correction is written; may be x itself. Default: a new tensor.
+            start: Where x begins in the vector, if x (and so `state` and `out`) is a fragment of it. Default: x is all.
 
         Raises:
             Refused: x has another size or dtype, or a value that is not finite. Nothing has changed.
-            ValueError: The rule keeps other vectors beside the center than this center has.
+            ValueError: The rule keeps other vectors beside the center than this center has, or the fragment reaches
+                out of the vector.
         """
         out = torch.empty_like(x) if out is None else out
-        self._exchange(x, rule, state, out)
+        self._exchange(x, rule, state, out, start)
         return out
 
-    def exchange_(self, x: Float[Tensor, " n"], rule: Rule, state: State = ()) -> None:
+    def exchange_(self, x: Float[Tensor, " m"], rule: Rule, state: State = (), *, start: int | None = None) -> None:
         """As `exchange`, and subtract the correction from x at once, block by block while it is in the cache."""
-        self._exchange(x, rule, state, None)
+        self._exchange(x, rule, state, None, start)
 
-    def _exchange(self, x: Tensor, rule: Rule, state: State, out: Tensor | None) -> None:
+    def _exchange(self, x: Tensor, rule: Rule, state: State, out: Tensor | None, start: int | None) -> None:
         file = self._joined()
         self.spec.check_rule(rule.center_memory)
+        region = extent(x, start, file.vector.numel())
         slot = file.slots[self._slot]
         slot["heartbeat"] = time.monotonic()
         try:
-            check_finite(x, file.vector.numel())
+            check_finite(x, region.stop - region.start)
         except Refused:
             slot["refused"] += 1
             raise
         num_workers = self.counted_workers
         border = self.spec.parameters_end
         scratch = self._scratch
-        parameters = (rule.bind(num_workers), state)
+        bound = rule.bind(num_workers)
+        parameters = (bound.leading(self._leads(file)) if rule.follows_leader else bound, state)
         buffers = (rule.buffer_rule().bind(num_workers), ())
-        for index, start, stop in self._blocks:
-            here, remembered = parameters if start < border else buffers
-            correction = None if out is None else out[start:stop]
+        for index, first, end in self._blocks_in(region):
+            here, remembered = parameters if first < border else buffers
+            in_x, in_center = slice(first - region.start, end - region.start), slice(first, end)
+            correction = None if out is None else out[in_x]
             if not self._locks.take_block(index, 0.0 if index in self._held else LOCK_SECONDS):
                 self._held.add(index)  # by a stopped process, it seems: don't wait for it again until it was free once
                 slot["missed"] += 1
@@ -298,15 +323,21 @@ class LocalCenter:
                 continue
             self._held.discard(index)
             try:
-                part = tuple(values[start:stop] for values in remembered)
-                beside = tuple(values[start:stop] for values in file.memory) if file.memory else ()
-                x_, c = x[start:stop], file.vector[start:stop]
-                here.exchange_(x_, c, part, correction, scratch[: stop - start], beside)
+                part = tuple(values[in_x] for values in remembered)
+                beside = tuple(values[in_center] for values in file.memory) if file.memory else ()
+                here.exchange_(x[in_x], file.vector[in_center], part, correction, scratch[: end - first], beside)
             finally:
                 self._locks.give_block(index)
         slot["exchanges"] += 1
         self.bytes_sent += 4 * x.numel()
         self.bytes_received += 4 * x.numel()
+
+    def _blocks_in(self, region: slice) -> Iterator[tuple[int, int, int]]:
+        """What of each block (number, start, stop) lies in `region`; a block's lock is whole all the same."""
+        for index, start, stop in self._blocks:
+            first, end = max(start, region.start), min(stop, region.stop)
+            if first < end:
+                yield index, first, end
 
     def pull(self, out: Float[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
         """The center's values, without waiting for any writer.
@@ -345,6 +376,17 @@ class LocalCenter:
         file.vector.copy_(values)
         for vector, its_values in zip(file.memory, beside, strict=False):
             vector.copy_(its_values)
+
+    def report(self, loss: float) -> None:
+        """Say how well the worker does, by its recent training loss; one that is not finite never leads."""
+        self._joined().slots[self._slot]["loss"] = loss if math.isfinite(loss) else math.inf
+
+    def _leads(self, file: SharedFile) -> bool:
+        """Whether no live worker has a lower loss; the first of equals leads."""
+        now = time.monotonic()
+        live = [int(i) for i in file.slots["joined"].nonzero()[0] if self._member(file, int(i), now).alive]
+        leader = min(live, key=lambda index: (file.slots[index]["loss"], index))
+        return leader == self._slot and math.isfinite(file.slots[leader]["loss"])
 
     def beat(self, step: int) -> None:
         """Say that the worker lives and has taken `step` steps."""
@@ -459,7 +501,7 @@ class LocalCenter:
             if self._locks.claim_slot(index):
                 slot = slots[index]
                 slot["pid"], slot["heartbeat"], slot["step"] = os.getpid(), time.monotonic(), 0
-                slot["joined"], slot["finished"] = True, False
+                slot["joined"], slot["finished"], slot["loss"] = True, False, math.inf
                 for name in COUNTS:
                     slot[f"{name}_before"] = slot[name]
                 return index

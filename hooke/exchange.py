@@ -6,7 +6,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from hooke.center import Center
 from hooke.flat import FlatParameters
 from hooke.rule import EASGD, Rule, State
 from hooke.spec import Refused
-from hooke.staging import Staging
+from hooke.staging import WHOLE, Staging
 
 
 @dataclass(frozen=True)
@@ -67,20 +67,20 @@ class Exchange(ABC):
         self.memory: State = rule.init(told)
         self._done = done
         self._distance_due = 0.0 if measures_distance else math.inf
-        self._correction: Tensor | None = None
+        self._correction: tuple[Tensor, slice] | None = None
 
     @abstractmethod
-    def begin(self, point: Callable[[], Tensor], *, subtract_now: bool) -> None:
-        """Exchange `point()`, the worker's x; subtract the correction now, or when `after_step` comes.
+    def begin(self, point: Callable[[], Tensor], *, subtract_now: bool, part: slice | None = None) -> None:
+        """Exchange that part of `point()`, the worker's x; subtract the correction now, or when `after_step` comes.
 
-        `point` may use the staging's scratch vector, so it is called only when no exchange is under way and nothing
-        waits to be subtracted (a step that raised leaves its correction behind).
+        `None` is the whole. `point` may use the staging's scratch vector, so it is called only when no exchange is
+        under way and nothing waits to be subtracted (a step that raised leaves its correction behind).
         """
 
     def after_step(self) -> None:
         """The optimizer has stepped: subtract what waits for that."""
         if self._correction is not None:
-            self.flat.subtract_(self._correction)
+            self.flat.subtract_(*self._correction)
             self._correction = None
 
     def finish(self) -> None:
@@ -101,20 +101,27 @@ class Exchange(ABC):
         for part, saved in zip(self.memory, memory, strict=True):
             part.copy_(saved)
 
-    def _settle(self, correction: Tensor, subtract_now: bool) -> None:
+    def _settle(self, correction: Tensor, subtract_now: bool, part: slice = WHOLE) -> None:
         if subtract_now:
-            self.flat.subtract_(correction)
+            self.flat.subtract_(correction, part)
         else:
-            self._correction = correction
+            self._correction = correction, part
 
-    def _carried(self, point: Tensor) -> Tensor:
-        return point if self.staging.is_direct else self.staging.to_host(point)
+    def _carried(self, point: Tensor, part: slice = WHOLE) -> Tensor:
+        return point if self.staging.is_direct else self.staging.to_host(point, part)
 
-    def _distance(self, x: Tensor) -> float | None:
-        """Measured so seldom that it costs at most a hundredth of the time: it is a pass over both vectors."""
+    def _in_center(self, part: slice | None) -> tuple[State, dict[str, int]]:
+        """What the worker remembers of that part, and how to tell the center where it lies."""
+        if part is None:
+            return self.memory, {}
+        return tuple(vector[part] for vector in self.memory), {"start": part.start}
+
+    def _measures_distance_now(self) -> bool:
+        """So seldom that it costs at most a hundredth of the time: it is a pass over both vectors."""
+        return time.monotonic() >= self._distance_due
+
+    def _distance(self, x: Tensor) -> float:
         began = time.monotonic()
-        if began < self._distance_due:
-            return None
         distance = self.center.distance(x)
         now = time.monotonic()
         self._distance_due = now + 100 * (now - began)
@@ -124,20 +131,21 @@ class Exchange(ABC):
 class AtOnce(Exchange):
     """The training loop waits for the exchange."""
 
-    def begin(self, point: Callable[[], Tensor], *, subtract_now: bool) -> None:
+    def begin(self, point: Callable[[], Tensor], *, subtract_now: bool, part: slice | None = None) -> None:
         """Exchange; in place and without any copy where the vector is the model's own memory on the CPU."""
         began = time.perf_counter()
-        distance, failure = None, None
+        distance, failure, here = None, None, part or WHOLE
         self.after_step()
-        x = self._carried(point())
+        measures, (remembered, place) = self._measures_distance_now(), self._in_center(part)
+        x = self._carried(point(), WHOLE if measures else here)
         try:
-            distance = self._distance(x)
+            distance = self._distance(x) if measures else None
             if subtract_now and self.flat.is_view and x is self.flat.vector:
-                self.center.exchange_(x, self.rule, self.memory)
+                self.center.exchange_(x[here], self.rule, remembered, **place)
             else:
                 out = self.staging.scratch if self.staging.is_direct else x
-                correction = self.center.exchange(x, self.rule, self.memory, out=out)
-                self._settle(self.staging.to_device(correction), subtract_now)
+                correction = self.center.exchange(x[here], self.rule, remembered, out=out[here], **place)
+                self._settle(self.staging.to_device(correction, here), subtract_now, here)
         except FAILURES as error:
             failure = error
         seconds = time.perf_counter() - began
@@ -149,18 +157,25 @@ class Overlapped(Exchange):
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self._thread = ThreadPoolExecutor(1, "hooke-exchange")
+        self._thread: Executor = ThreadPoolExecutor(1, "hooke-exchange")
         self._under_way: Future[tuple[Tensor, Outcome]] | None = None
+        self._part = WHOLE
         self._held_up = 0.0
 
-    def begin(self, point: Callable[[], Tensor], *, subtract_now: bool) -> None:
+    def run_by(self, executor: Executor) -> None:
+        """Let `executor` run the exchanges, and not a thread of their own: a simulation has a clock of its own."""
+        self._thread.shutdown()
+        self._thread = executor
+
+    def begin(self, point: Callable[[], Tensor], *, subtract_now: bool, part: slice | None = None) -> None:
         """Copy `point` and let the thread exchange it; the correction is subtracted by a later `after_step`."""
         began = time.perf_counter()
         if self._under_way is not None:
             self._done(Outcome(0.0, 0.0, TimeoutError("the exchange before is still under way")))
             return
-        snapshot = self.staging.begin_copy(point())
-        self._under_way = self._thread.submit(self._exchange, snapshot)
+        self._part, measures = part or WHOLE, self._measures_distance_now()
+        snapshot = self.staging.begin_copy(point(), WHOLE if measures else self._part)
+        self._under_way = self._thread.submit(self._exchange, snapshot, part, measures)
         self._held_up = time.perf_counter() - began
 
     def after_step(self) -> None:
@@ -177,13 +192,15 @@ class Overlapped(Exchange):
         """End the thread."""
         self._thread.shutdown()
 
-    def _exchange(self, snapshot: Tensor) -> tuple[Tensor, Outcome]:
+    def _exchange(self, snapshot: Tensor, part: slice | None, measures: bool) -> tuple[Tensor, Outcome]:
         began = time.perf_counter()
+        here, (remembered, place) = part or WHOLE, self._in_center(part)
         with torch.no_grad():
             self.staging.wait_copied()
-            distance = self._distance(snapshot)
-            correction = self.center.exchange(snapshot, self.rule, self.memory, out=snapshot)
-            ready = self.staging.begin_return(correction)
+            distance = self._distance(snapshot) if measures else None
+            x = snapshot[here]
+            correction = self.center.exchange(x, self.rule, remembered, out=x, **place)
+            ready = self.staging.begin_return(correction, here)
         return ready, Outcome(time.perf_counter() - began, 0.0, None, distance)
 
     def _collect(self, under_way: Future[tuple[Tensor, Outcome]]) -> None:
@@ -195,7 +212,7 @@ class Overlapped(Exchange):
             self._done(Outcome(0.0, self._held_up, error))
             return
         self.staging.wait_returned()
-        self.flat.subtract_(correction)
+        self.flat.subtract_(correction, self._part)
         waited = self._held_up + time.perf_counter() - began
         self._done(Outcome(outcome.exchange_seconds, waited, None, outcome.center_distance))
 
@@ -219,7 +236,7 @@ class ByHalves(Exchange):
         due = self._every_step or step % self._collect_period == 0 or step % self._delivery_period == 0
         return self if due else None
 
-    def begin(self, point: Callable[[], Tensor], *, subtract_now: bool) -> None:
+    def begin(self, point: Callable[[], Tensor], *, subtract_now: bool, part: slice | None = None) -> None:
         """Collect, deliver and pull, whichever is due."""
         assert isinstance(self.rule, EASGD)
         began = time.perf_counter()
@@ -233,7 +250,7 @@ class ByHalves(Exchange):
             if delivers or self._every_step:
                 pull = self.rule.bind(self.center.counted_workers).delta(x, self.told, ())
             if collects:
-                distance = self._distance(x)
+                distance = self._distance(x) if self._measures_distance_now() else None
                 self.center.exchange(x, self.rule, out=self.staging.scratch if self.staging.is_direct else x)
         except FAILURES as error:
             failure = error

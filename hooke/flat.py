@@ -198,9 +198,13 @@ class FlatParameters:
                     self._tensor(index).copy_(tensor)
 
     @torch.no_grad()
-    def subtract_(self, correction: Float[Tensor, " n"]) -> None:
-        """Subtract `correction` from the model's parameters (and buffers)."""
-        self.gather_().sub_(correction)
+    def subtract_(self, correction: Float[Tensor, " m"], part: slice = slice(None)) -> None:
+        """Subtract `correction` from that part of the model's parameters (and buffers). Default: from all."""
+        self.gather_()[part].sub_(correction)
+        if correction.numel() < self.vector.numel() and any(map(self._is_wide, range(len(self.entries)))):
+            whole = torch.zeros_like(self.vector)
+            whole[part] = correction
+            correction = whole
         for index, entry in enumerate(self.entries):
             if self._is_wide(index):  # a float64 parameter would lose digits on the way through float32
                 self._tensor(index).sub_(entry.view(correction))

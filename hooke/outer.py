@@ -27,6 +27,7 @@ class Lookahead(AroundMean):
     Args:
         alpha: The slow weights' step, dimensionless, in (0, 1]. Default 0.5, the paper's.
         num_workers: p; `None` (default) follows the number of live workers.
+        mixing: Which share of its own values a worker keeps, in [0, 1); see `DiLoCo`.
 
     Raises:
         ValueError: `alpha` outside its range, or `num_workers` below 1.
@@ -72,6 +73,7 @@ class SlowMo(AroundMean):
         slow_momentum: beta, dimensionless, in [0, 1).
         slow_lr: alpha, dimensionless, above 0. Default 1, the paper's.
         num_workers: p; `None` (default) follows the number of live workers.
+        mixing: Which share of its own values a worker keeps, in [0, 1); see `DiLoCo`.
 
     Raises:
         ValueError: A setting outside its range.
@@ -123,6 +125,8 @@ class DiLoCo(AroundMean):
         outer_lr: Dimensionless, above 0. Default 0.7, the paper's.
         outer_momentum: Dimensionless, in [0, 1). Default 0.9, the paper's.
         num_workers: p; `None` (default) follows the number of live workers.
+        mixing: m, which share of its own values a worker keeps, dimensionless, in [0, 1): `x' = m x + (1 - m) c'`; the
+            next way is counted from c' all the same. Default 0. With `Worker(fragments=F)` this is Streaming DiLoCo.
 
     Raises:
         ValueError: A setting outside its range.
@@ -136,7 +140,8 @@ class DiLoCo(AroundMean):
 
     Reference:
         Douillard et al., "DiLoCo: distributed low-communication training of language models", arXiv 2311.08105,
-        Algorithm 1.
+        Algorithm 1. Mixing: Douillard et al., "Streaming DiLoCo with overlapping communication: towards a distributed
+        free lunch", arXiv 2501.18512, Algorithm 2.
     """
 
     center_memory = ("momentum",)

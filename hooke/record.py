@@ -69,7 +69,14 @@ class Record:
         self._file = self.path.open("a", encoding="utf-8")
 
     def write(
-        self, name: str, value: float, *, step: int, worker: int | str | None = None, note: str | None = None
+        self,
+        name: str,
+        value: float,
+        *,
+        step: int,
+        worker: int | str | None = None,
+        note: str | None = None,
+        t: float | None = None,
     ) -> None:
         """Add one row.
 
@@ -79,6 +86,7 @@ class Record:
             step: Optimizer steps that the worker has taken.
             worker: Whom the row is about, if not this record's worker: a number or `"center"`.
             note: A sentence, where a number is not enough (why an exchange was refused).
+            t: Seconds since the run started. Default: now.
 
         Raises:
             ValueError: `name` is not in `NAMES`.
@@ -86,7 +94,7 @@ class Record:
         self.check(name)
         now = time.monotonic()
         about = self.worker if worker is None else worker
-        row: Row = {"t": round(now - self._started, 6), "worker": about, "step": step, "name": name}
+        row: Row = {"t": round(now - self._started if t is None else t, 6), "worker": about, "step": step, "name": name}
         value = float(value)
         row["value"] = value if math.isfinite(value) else str(value)
         if note is not None:

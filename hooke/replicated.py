@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooke.rule import Rule, State
-from hooke.spec import CenterSpec, Refused, check_finite
+from hooke.spec import CenterSpec, Refused, check_finite, extent
 
 
 class ReplicatedCenter:
@@ -45,6 +46,7 @@ class ReplicatedCenter:
         self._vector: Tensor | None = None
         self._spec: CenterSpec | None = None
         self._memory: State = ()
+        self._loss = math.inf
         self.exchanges = 0
         self.bytes_sent = 0
         self.bytes_received = 0
@@ -71,7 +73,7 @@ class ReplicatedCenter:
         """Take the first rank's values as the center, on every rank.
 
         Raises:
-            ValueError: Some rank has another model; the sentence names the first difference.
+            ValueError: Some rank has another model, rule or schedule; the sentence names the first difference.
             Refused: The first rank's values are not finite.
         """
         self._check_same_everywhere(spec, initial.device)
@@ -84,29 +86,42 @@ class ReplicatedCenter:
         return center.clone()
 
     def exchange(
-        self, x: Float[Tensor, " n"], rule: Rule, state: State = (), out: Float[Tensor, " n"] | None = None
-    ) -> Float[Tensor, " n"]:
+        self,
+        x: Float[Tensor, " m"],
+        rule: Rule,
+        state: State = (),
+        out: Float[Tensor, " m"] | None = None,
+        *,
+        start: int | None = None,
+    ) -> Float[Tensor, " m"]:
         """All ranks' deltas enter the center at once; the correction to subtract from x.
+
+        With `start`, x, `state` and `out` are a fragment of the vector that begins there, the same on every rank.
 
         Raises:
             Refused: This rank's x has another size or dtype, or is not finite; the center absorbed the other ranks'
                 deltas only.
-            ValueError: The rule keeps other vectors beside the center than this center has.
+            ValueError: The rule keeps other vectors beside the center than this center has, or the fragment reaches
+                out of the vector.
         """
         out = torch.empty_like(x) if out is None else out
         center, spec = self._joined()
         spec.check_rule(rule.center_memory)
-        border = spec.parameters_end
-        rule, buffer_rule = rule.bind(self.num_workers), rule.buffer_rule().bind(self.num_workers)
-        parts = [(slice(0, border), rule, state), (slice(border, None), buffer_rule, ())]
+        region = extent(x, start, spec.numel)
+        center, memory = center[region], tuple(vector[region] for vector in self._memory)
+        border = min(max(0, spec.parameters_end - region.start), center.numel())
         own, refusal = torch.zeros_like(center), _refusal(x, center)
+        bound, buffer_rule = rule.bind(self.num_workers), rule.buffer_rule().bind(self.num_workers)
+        if rule.follows_leader:
+            bound = bound.leading(self._leads(math.inf if refusal else self._loss, center.device))
+        parts = [(slice(0, border), bound, state), (slice(border, None), buffer_rule, ())]
         if refusal is None:
             for part, here, remembered in parts:
                 own[part] = here.delta(x[part], center[part], tuple(s[part] for s in remembered))
         deltas = own.clone()
         dist.all_reduce(deltas, group=self._group)  # also by a rank that is refused: the others must not wait for it
         for part, here, _ in parts:
-            here.absorb_(center[part], deltas[part], tuple(vector[part] for vector in self._memory))
+            here.absorb_(center[part], deltas[part], tuple(vector[part] for vector in memory))
         self.exchanges += self.num_workers
         self.bytes_sent += 4 * deltas.numel()
         self.bytes_received += 4 * deltas.numel()
@@ -115,14 +130,15 @@ class ReplicatedCenter:
         for part, here, remembered in parts:
             remembered = tuple(s[part] for s in remembered)
             correction = here.settle(x[part], own[part], center[part], remembered)
-            for old, new in zip(remembered, here.init(x[part] - correction), strict=True):
+            now = here.remembered(x[part] - correction, center[part])
+            for old, new in zip(remembered, now, strict=True):
                 old.copy_(new)
             out[part] = correction
         return out
 
-    def exchange_(self, x: Float[Tensor, " n"], rule: Rule, state: State = ()) -> None:
+    def exchange_(self, x: Float[Tensor, " m"], rule: Rule, state: State = (), *, start: int | None = None) -> None:
         """As `exchange`, and subtract the correction from x."""
-        x.sub_(self.exchange(x, rule, state))
+        x.sub_(self.exchange(x, rule, state, start=start))
 
     def pull(self, out: Float[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
         """This rank's copy of the center; the same on every rank, to the bit."""
@@ -146,12 +162,24 @@ class ReplicatedCenter:
         for vector, its_values in zip(self._memory, beside, strict=False):
             vector.copy_(its_values)
 
+    def report(self, loss: float) -> None:
+        """Say how well this rank does, by its recent training loss; one that is not finite never leads."""
+        self._loss = loss if math.isfinite(loss) else math.inf
+
+    def _leads(self, loss: float, device: torch.device) -> bool:
+        """Whether no rank has a lower loss; the first of equals leads."""
+        own = torch.tensor([loss], device=device)
+        losses = [torch.empty_like(own) for _ in range(self.num_workers)]
+        dist.all_gather(losses, own, group=self._group)
+        values = [float(one) for one in losses]
+        return math.isfinite(min(values)) and values.index(min(values)) == dist.get_rank(self._group)
+
     def beat(self, step: int) -> None:
         """Nothing to say: torch.distributed itself notices a dead rank."""
 
     def leave(self, *, finished: bool = False) -> None:
         """Forget the center; the process group stays the caller's."""
-        self._vector, self._memory = None, ()
+        self._vector, self._memory, self._loss = None, (), math.inf
 
     def _check_same_everywhere(self, spec: CenterSpec, device: torch.device) -> None:
         """Every rank raises where one differs, so that none waits for the others."""
@@ -164,7 +192,9 @@ class ReplicatedCenter:
         dist.broadcast(first, group_src=0, group=self._group)
         difference: ValueError | None = None
         try:
-            CenterSpec.from_json(bytes(first.tolist()).decode()).check_same(spec)
+            of_rank_0 = CenterSpec.from_json(bytes(first.tolist()).decode())
+            of_rank_0.check_same(spec)
+            of_rank_0.check_schedule(spec)
         except ValueError as error:
             difference = error
         differing = torch.tensor([float(difference is not None)], device=device)
@@ -173,8 +203,8 @@ class ReplicatedCenter:
             raise difference
         if differing.item():
             raise ValueError(
-                f"ReplicatedCenter: every rank must bring rank 0's model. Got another on {int(differing)} rank(s). "
-                "Build the same model on every rank."
+                f"ReplicatedCenter: every rank must bring rank 0's model, rule and periods. Got others on "
+                f"{int(differing)} rank(s). Build the same Worker on every rank."
             )
 
     def _joined(self) -> tuple[Tensor, CenterSpec]:

@@ -39,16 +39,22 @@ class Rule(ABC):
             belongs to the point before the exchange. `"gauss-seidel"`: the exchange happens between two steps, so the
             next gradient belongs to the point after it.
         plain_point: Whether x is the point without Nesterov's look-ahead (see `EAMSGD`).
+        follows_leader: Whether the center must know whose training loss is lowest (see `LSGD`).
     """
 
     center_memory: tuple[str, ...] = ()
     pull_first: ClassVar[bool] = True
     plain_point: bool = False
+    follows_leader: bool = False
     order: Order = "gauss-seidel"
 
     @abstractmethod
     def bind(self, num_workers: int) -> Rule:
         """This rule for `num_workers` live workers: rates that depend on the number become plain numbers."""
+
+    def leading(self, leads: bool) -> Rule:
+        """This rule for the worker of the lowest recent training loss, or for another; the same for most rules."""
+        return self
 
     @abstractmethod
     def delta(self, x: Float[Tensor, " n"], c: Float[Tensor, " n"], state: State) -> Float[Tensor, " n"]:
@@ -69,8 +75,12 @@ class Rule(ABC):
         c.add_(delta)
 
     def init(self, x: Float[Tensor, " n"]) -> State:
-        """What a worker at `x` remembers; called at the start and, with the settled x, after each exchange."""
+        """What a worker at `x` remembers at the start, when the center is there too."""
         return ()
+
+    def remembered(self, x: Float[Tensor, " n"], c: Float[Tensor, " n"]) -> State:
+        """What a worker remembers that has settled at `x` while the center went to `c`."""
+        return self.init(x)
 
     def buffer_rule(self) -> Rule:
         """The rule for averaged buffers (batch-norm statistics): summing changes of several workers would overshoot."""
@@ -98,8 +108,8 @@ class Rule(ABC):
         delta = self.delta(x, c, state)
         self.absorb_(c, delta, memory)
         correction = self.settle(x, delta, c, state)
-        for remembered, now in zip(state, self.init(x - correction), strict=True):
-            remembered.copy_(now)
+        for old, new in zip(state, self.remembered(x - correction, c), strict=True):
+            old.copy_(new)
         if out is None:
             x.sub_(correction)
         else:
@@ -243,9 +253,14 @@ class EAMSGD(EASGD):
 
 
 class FromCenter(Rule):
-    """The center absorbs a share of the way gone since the last exchange, and the worker goes on from the center."""
+    """The center absorbs a share of the way gone since the last exchange, and the worker goes on from the center.
+
+    Attributes:
+        mixing: Which share of its own values the worker keeps.
+    """
 
     pull_first: ClassVar[bool] = False
+    mixing: float = 0.0
 
     @property
     @abstractmethod
@@ -256,13 +271,17 @@ class FromCenter(Rule):
         """Where the worker starts from."""
         return (x.clone(),)
 
+    def remembered(self, x: Tensor, c: Tensor) -> State:
+        """The center, from which the next way is counted, also by a worker that kept a share of its own values."""
+        return self.init(c)
+
     def delta(self, x: Tensor, c: Tensor, state: State) -> Tensor:
         """The share of the way gone since the last exchange."""
         return (x - state[0]) * self._share
 
     def settle(self, x: Tensor, delta: Tensor, c: Tensor, state: State) -> Tensor:
-        """x - c: the worker goes on from the center."""
-        return x - c
+        """x - c: the worker goes on from the center; with `mixing`, a share of it."""
+        return x - c if not self.mixing else (x - c) * (1 - self.mixing)
 
     def exchange_(
         self,
@@ -280,10 +299,14 @@ class FromCenter(Rule):
         else:
             c.add_(way, alpha=self._share)  # the same in one pass
         state[0].copy_(c)
-        if out is None:
-            x.copy_(c)
-        else:
+        if out is not None:
             sub(x, c, out=out)
+            if self.mixing:
+                out.mul_(1 - self.mixing)
+        elif self.mixing:
+            x.lerp_(c, 1 - self.mixing)
+        else:
+            x.copy_(c)
 
 
 @dataclass(frozen=True)
@@ -316,11 +339,20 @@ class Downpour(FromCenter):
 
 @dataclass(frozen=True)
 class AroundMean(FromCenter):
-    """The center absorbs the mean of the workers' ways: each brings one part in p."""
+    """The center absorbs the mean of the workers' ways: each brings one part in p.
+
+    With `mixing` m a worker keeps that share of its own values, `x' = m x + (1 - m) c'`, and its next way is counted
+    from c' all the same (Douillard et al., "Streaming DiLoCo with overlapping communication", arXiv 2501.18512,
+    Algorithm 2).
+    """
 
     num_workers: int | None = field(default=None, kw_only=True)
+    mixing: float = field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
+        if not 0 <= self.mixing < 1:
+            name = type(self).__name__
+            raise ValueError(f"{name}: mixing must be in [0, 1). Got {self.mixing}. Leave it out, or use e.g. 0.5.")
         if self.num_workers is not None and self.num_workers < 1:
             name = type(self).__name__
             raise ValueError(f"{name}: num_workers must be at least 1. Got {self.num_workers}. Leave it out.")
@@ -346,9 +378,10 @@ class LocalSGD(AroundMean):
 
     Args:
         num_workers: p; `None` (default) follows the number of live workers.
+        mixing: Which share of its own values a worker keeps, in [0, 1); see `hooke.DiLoCo`.
 
     Raises:
-        ValueError: `num_workers` below 1.
+        ValueError: `num_workers` below 1, or `mixing` outside its range.
 
     Example:
         >>> import torch

@@ -23,7 +23,7 @@ from torch import Tensor
 
 MAX_WORKERS = 256
 
-_MAGIC = b"hooke center 2\n"
+_MAGIC = b"hooke center 3\n"
 _HEADER = np.dtype(
     [("magic", "S16"), ("numel", "<i8"), ("vectors", "<i8"), ("spec_bytes", "<i8"), ("vector_at", "<i8")]
 )
@@ -34,6 +34,7 @@ _SLOT = np.dtype(
         ("pid", "<i8"),
         ("heartbeat", "<f8"),
         ("step", "<i8"),
+        ("loss", "<f8"),
         ("exchanges", "<i8"),
         ("refused", "<i8"),
         ("missed", "<i8"),

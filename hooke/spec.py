@@ -28,28 +28,30 @@ class CenterSpec:
         numel: Length of the vector.
         parameters_end: Where the parameters end; what follows are averaged buffers. Default: `numel`.
         memory: Names of the vectors that the center keeps beside it (`Rule.center_memory`), each of `numel` elements.
+        schedule: When a worker exchanges what, in words; compared only where all exchange at once.
     """
 
     entries: tuple[Entry, ...]
     numel: int
     parameters_end: int = -1
     memory: tuple[str, ...] = ()
+    schedule: str = ""
 
     def __post_init__(self) -> None:
         if self.parameters_end < 0:
             object.__setattr__(self, "parameters_end", self.numel)
 
     @staticmethod
-    def of(entries: Sequence[Entry], memory: tuple[str, ...] = ()) -> CenterSpec:
+    def of(entries: Sequence[Entry], memory: tuple[str, ...] = (), schedule: str = "") -> CenterSpec:
         """The spec of a vector that holds `entries`, with `memory` beside it."""
         parameters = [entry for entry in entries if entry.kind == "parameter"]
-        return CenterSpec(tuple(entries), end_of(entries), end_of(parameters), memory)
+        return CenterSpec(tuple(entries), end_of(entries), end_of(parameters), memory, schedule)
 
     def to_json(self) -> str:
         """As one JSON text."""
         entries = [entry.plain() for entry in self.entries]
         sizes = {"numel": self.numel, "parameters_end": self.parameters_end}
-        return json.dumps({"entries": entries, **sizes, "memory": self.memory})
+        return json.dumps({"entries": entries, **sizes, "memory": self.memory, "schedule": self.schedule})
 
     @staticmethod
     def from_json(text: str) -> CenterSpec:
@@ -57,7 +59,8 @@ class CenterSpec:
         plain = json.loads(text)
         entries = tuple(Entry.from_plain(entry) for entry in plain["entries"])
         memory = tuple(str(name) for name in plain.get("memory", ()))  # older files have none
-        return CenterSpec(entries, int(plain["numel"]), int(plain["parameters_end"]), memory)
+        schedule = str(plain.get("schedule", ""))
+        return CenterSpec(entries, int(plain["numel"]), int(plain["parameters_end"]), memory, schedule)
 
     def check_same(self, other: CenterSpec) -> None:
         """Refuse a worker whose spec is `other`.
@@ -85,6 +88,18 @@ class CenterSpec:
             raise ValueError(
                 f"center: every worker must bring the same rule. Got one that keeps {_words(other.memory)} beside "
                 f"the center, which keeps {_words(self.memory)}. Use the same rule on every worker."
+            )
+
+    def check_schedule(self, other: CenterSpec) -> None:
+        """Refuse a rank that would exchange at other steps, or other fragments: the others would wait for it.
+
+        Raises:
+            ValueError: A sentence that names both.
+        """
+        if self.schedule != other.schedule:
+            raise ValueError(
+                f"center: ranks that exchange at once must bring the same communication_period and fragments. Got "
+                f"{other.schedule or 'none'}, rank 0 has {self.schedule or 'none'}. Use the same on every rank."
             )
 
     def check_rule(self, memory: tuple[str, ...]) -> None:
@@ -135,6 +150,22 @@ def _size(spec: CenterSpec) -> str:
 
 
 _WORDS = {"name": "name", "kind": "kind", "shape": "shape", "dtype": "dtype", "order": "memory order"}
+
+
+def extent(x: Tensor, start: int | None, numel: int) -> slice:
+    """Where x lies in a vector of `numel` elements: all of it, or, from `start` on, the fragment that x is.
+
+    Raises:
+        ValueError: It would reach out of the vector.
+    """
+    if start is None:
+        return slice(0, numel)
+    if start < 0 or start + x.numel() > numel:
+        raise ValueError(
+            f"center: a fragment must lie inside the vector of {numel} elements. Got {x.numel()} from {start} on. Send "
+            "x[start:stop] and its start."
+        )
+    return slice(start, start + x.numel())
 
 
 def check_finite(x: Tensor, numel: int, device: str = "cpu") -> None:

@@ -12,6 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+WHOLE = slice(None)
+"""All of a vector."""
+
 
 class Staging:
     """Carries vectors of one size between the device of `vector` and the host.
@@ -40,35 +43,36 @@ class Staging:
             self._scratch = torch.empty_like(self._vector)
         return self._scratch
 
-    def to_host(self, point: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """`point` on the CPU, in memory that may be overwritten; waits for the copy."""
-        copy = self.begin_copy(point)
+    def to_host(self, point: Float[Tensor, " n"], part: slice = WHOLE) -> Float[Tensor, " n"]:
+        """`point` on the CPU, in memory that may be overwritten, of which `part` counts; waits for the copy."""
+        copy = self.begin_copy(point, part)
         self.wait_copied()
         return copy
 
-    def to_device(self, correction: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """`correction` on the parameters' device; waits for the copy."""
-        ready = self.begin_return(correction)
+    def to_device(self, correction: Float[Tensor, " m"], part: slice = WHOLE) -> Float[Tensor, " m"]:
+        """`correction` of that part on the parameters' device; waits for the copy."""
+        ready = self.begin_return(correction, part)
         self.wait_returned()
         return ready
 
-    def begin_copy(self, point: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """Start to copy `point`; what it gives may be read after `wait_copied()`.
+    def begin_copy(self, point: Float[Tensor, " n"], part: slice = WHOLE) -> Float[Tensor, " n"]:
+        """Start to copy that part of `point`; the same part of what it gives may be read after `wait_copied()`.
 
         Later changes of the parameters don't reach the copy: on an accelerator `point` is first copied on the device,
         in the order of its own work, and then to the host on the side stream.
         """
         if point is not self._scratch:
-            self.scratch.copy_(point)
+            self.scratch[part].copy_(point[part])
         if self.is_direct:
             return self.scratch
-        if self._stream is None:
-            return self.scratch.cpu()
         if self._host is None:
-            self._host = torch.empty(self.scratch.shape, dtype=torch.float32, pin_memory=True)
+            self._host = torch.empty(self.scratch.shape, dtype=torch.float32, pin_memory=self._stream is not None)
+        if self._stream is None:
+            self._host[part].copy_(self.scratch[part])
+            return self._host
         self._stream.wait_stream(torch.cuda.current_stream(self.scratch.device))
         with torch.cuda.stream(self._stream):
-            self._host.copy_(self.scratch, non_blocking=True)
+            self._host[part].copy_(self.scratch[part], non_blocking=True)
             self._copied = self._stream.record_event()
         return self._host
 
@@ -77,16 +81,16 @@ class Staging:
         if self._copied is not None:
             self._copied.synchronize()
 
-    def begin_return(self, correction: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """Start to copy `correction` to the device; may be used after `wait_returned()`."""
+    def begin_return(self, correction: Float[Tensor, " m"], part: slice = WHOLE) -> Float[Tensor, " m"]:
+        """Start to copy `correction` of that part to the device; may be used after `wait_returned()`."""
         if self.is_direct:
             return correction
         if self._stream is None:
-            return self.scratch.copy_(correction)
+            return self.scratch[part].copy_(correction)
         with torch.cuda.stream(self._stream):
-            self.scratch.copy_(correction, non_blocking=True)
+            self.scratch[part].copy_(correction, non_blocking=True)
             self._returned = self._stream.record_event()
-        return self.scratch
+        return self.scratch[part]
 
     def wait_returned(self) -> None:
         """Let the device's own work, not the host, wait for the copy."""

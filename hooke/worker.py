@@ -1,7 +1,8 @@
-"""WHEN: hooks the user's optimizer and exchanges with the center every `communication_period` steps."""
+"""Hooks the user's optimizer and exchanges with the center when the `schedule` says."""
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ from hooke.journal import Journal
 from hooke.rehearsal import Rehearsal
 from hooke.rule import EASGD, Rule
 from hooke.run import Run
+from hooke.schedule import Period, Schedule, check_count
 from hooke.spec import CenterSpec
 
 DEFAULT_PERIOD = 10
@@ -37,13 +39,18 @@ class Worker:
         optimizer: Any `torch.optim.Optimizer` that updates the model's parameters.
         rule: What is exchanged: `hooke.EASGD()`, `hooke.EAMSGD()`, `hooke.LocalSGD()`, `hooke.DiLoCo()` or another.
         center: Where the center lives. Default: the one that `hooke run` prepared.
-        communication_period: tau, in this worker's optimizer steps. Default 10, from section 5 of the paper.
+        communication_period: tau, in this worker's optimizer steps. Default 10, from section 5 of the paper. A mapping
+            from the step where a phase begins to its period makes phases: `{0: 1, 1000: 16}` is period 1 first and 16
+            from step 1000 on, post-local SGD beside `hooke.LocalSGD()` (Lin et al., arXiv 1808.07217).
         collect_period: Steps between two collections of this worker's parameters by the center, where it differs.
         delivery_period: Steps between two deliveries of the center to this worker, where it differs.
         pull: `"exchange"`: the spring pulls when the center is delivered. `"every_step"`: every step carries the
             penalty alpha * (x - the center this worker was told last).
         overlap: Whether exchanges run beside the next steps; the correction is subtracted after the first step that
             finds it ready.
+        fragments: F. The vector of parameters and averaged buffers is cut into F parts of equal length, which are
+            exchanged in turn, each once in a period: the link carries 1/F at a time, F times as often (Douillard et
+            al., arXiv 2501.18512, whose parts are whole layers). At most the period.
         buffers: `"average"`: floating-point buffers (batch-norm statistics) are pulled into the center by the same
             moving rate; beside other than elastic rules they are averaged. `"local"`: each worker keeps its own.
 
@@ -76,23 +83,27 @@ class Worker:
         rule: Rule,
         *,
         center: Center | None = None,
-        communication_period: int = DEFAULT_PERIOD,
+        communication_period: Period = DEFAULT_PERIOD,
         collect_period: int | None = None,
         delivery_period: int | None = None,
         pull: Literal["exchange", "every_step"] = "exchange",
         overlap: bool = False,
+        fragments: int = 1,
         buffers: Literal["average", "local"] = "average",
     ) -> None:
         self.model, self.optimizer, self.rule = model, optimizer, rule
         _check_choice("pull", pull, ("exchange", "every_step"))
         _check_choice("buffers", buffers, ("average", "local"))
         _check_optimizer(model, optimizer, rule)
-        period = _check_period("communication_period", communication_period)
-        self._collect_period = period if collect_period is None else _check_period("collect_period", collect_period)
-        self._delivery_period = period if delivery_period is None else _check_period("delivery_period", delivery_period)
+        self._schedule = Schedule.of(communication_period, fragments)
         self._every_step = pull == "every_step"
-        self._halves = self._every_step or self._collect_period != self._delivery_period
-        _check_halves(rule, self._halves, overlap)
+        self._periods = _separate_periods(self._schedule, collect_period, delivery_period, self._every_step)
+        _check_halves(rule, self._periods is not None, overlap)
+        if rule.follows_leader and fragments > 1:
+            raise ValueError(
+                f"Worker: fragments must be 1 beside {type(rule).__name__}, or the center would be a patchwork of "
+                f"leaders. Got {fragments}. Drop it."
+            )
         self._overlap, self._buffers = overlap, buffers == "average"
         self.run = Run.current()
         self.center: Center = center if center is not None else _prepared_center(self.run)
@@ -103,6 +114,8 @@ class Worker:
             )
         self.steps = 0
         self.examples = 0
+        self._losses: list[float] = []
+        self._has_loss: bool | None = None
         self._hooks: list[Any] = []
         self._rehearsal: Rehearsal | None = None
         self._evaluating = False
@@ -114,11 +127,12 @@ class Worker:
         if self._hooks:
             raise RuntimeError("Worker: start() comes once. Got a worker that is active. Call stop() first.")
         self._flat = FlatParameters(self.model, buffers=self._buffers)
+        self._schedule.check_fits(self._flat.vector.numel())
         with ExitStack() as undo:  # what fails on the way leaves no trace
             undo.callback(self._flat.release)
             initial = self._flat.gather_()
             initial = initial.cpu() if self.center.on_host else initial
-            spec = CenterSpec.of(self._flat.entries, self.rule.center_memory)
+            spec = CenterSpec.of(self._flat.entries, self.rule.center_memory, str(self._schedule))
             told = self.center.join(initial, spec, self.rule.init_center(initial))
             undo.callback(self.center.leave)
             self._flat.set_(told.to(self._flat.vector.device))
@@ -169,8 +183,8 @@ class Worker:
             "done": self._exchanged,
             "measures_distance": True,
         }
-        if self._halves:
-            options |= {"collect_period": self._collect_period, "delivery_period": self._delivery_period}
+        if self._periods is not None:
+            options |= {"collect_period": self._periods[0], "delivery_period": self._periods[1]}
             return ByHalves(self._flat, self.center, self.rule, told, every_step=self._every_step, **options)
         kind = Overlapped if self._overlap else AtOnce
         return kind(self._flat, self.center, self.rule, told, **options)
@@ -189,7 +203,7 @@ class Worker:
         growth = self._divergence.grown(distance, lr=lr, length=length)
         if not growth:
             return
-        workers, period = self.center.counted_workers, max(self._collect_period, self._delivery_period)
+        workers, period = self.center.counted_workers, self._longest_period()
         said = sentence(type(self.rule).__name__, lr, workers, period, self._border(workers, period), growth)
         self._journal.note("diverging", growth, self.steps, note=said)
         warnings.warn(said, RuntimeWarning, stacklevel=2)
@@ -198,7 +212,7 @@ class Worker:
         """Smallest lr * curvature that is not stable; `None` where that is not known."""
         from hooke.stability import stability_of
 
-        if type(self.optimizer) is not torch.optim.SGD or self._halves or self._overlap:
+        if type(self.optimizer) is not torch.optim.SGD or self._periods is not None or self._overlap:
             return None
         setting = {
             "num_workers": num_workers,
@@ -211,14 +225,17 @@ class Worker:
         except ValueError:  # no border is known
             return None
 
+    def _longest_period(self) -> int:
+        return max(self._periods or (period for _, period in self._schedule.phases))
+
     def _new_rehearsal(self) -> Rehearsal | None:
         """What `hooke plan SCRIPT` measures; `None` in a run."""
         if self.run is None or not self.run.rehearses:
             return None
         about = {
             "parameters": self._flat.vector.numel(),
-            "period": max(self._collect_period, self._delivery_period),
-            "by_halves": self._halves,
+            "period": self._longest_period(),
+            "by_halves": self._periods is not None,
             "synchronous": self.center.is_synchronous,
             "overlap": self._overlap,
         }
@@ -232,25 +249,31 @@ class Worker:
         self._active("optimizer.step()")
         if self._rehearsal is not None:
             self._rehearsal.before_step()
-        if self.rule.order == "jacobi" and self._is_due():
-            self._begin_exchange(subtract_now=self._step_reads_no_parameters(args[1:], kwargs))
+        if self.rule.order == "jacobi":
+            self._exchange_if_due(subtract_now=self._step_reads_no_parameters(args[1:], kwargs))
 
     @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._exchange.after_step()
         if self.rule.plain_point:
             self._used = [(float(group["lr"]), group["momentum"]) for group in optimizer.param_groups]
+        self._count_step()
+
+    def _count_step(self) -> None:
         self.steps += 1
-        if self.rule.order == "gauss-seidel" and self._is_due():
-            self._begin_exchange(subtract_now=True)
+        if self.rule.order == "gauss-seidel":
+            self._exchange_if_due(subtract_now=True)
         self.center.beat(self.steps)
         if self._rehearsal is not None:
             self._rehearsal.after_step()
 
-    def _is_due(self) -> bool:
+    def _exchange_if_due(self, *, subtract_now: bool) -> None:
         if isinstance(self._exchange, ByHalves):
-            return self._exchange.at(self.steps) is not None
-        return self.steps % self._collect_period == 0
+            if self._exchange.at(self.steps) is not None:
+                self._begin_exchange(subtract_now=subtract_now)
+        elif (fragment := self._schedule.due(self.steps)) is not None:
+            part = self._schedule.part(fragment, self._flat.vector.numel())
+            self._begin_exchange(subtract_now=subtract_now, part=part)
 
     def _step_reads_no_parameters(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether the step adds something that does not depend on the parameters: plain SGD without decay or closure.
@@ -263,7 +286,7 @@ class Worker:
 
     @torch.no_grad()
     def exchange(self) -> None:
-        """Exchange with the center now, between two steps, whatever the period says.
+        """Exchange the whole vector with the center now, between two steps, whatever the period says.
 
         With `overlap=True` the exchange only begins here. A failure is recorded, not raised.
         """
@@ -273,7 +296,50 @@ class Worker:
             self._exchange.at(0)  # everything is due at step 0
         self._begin_exchange(subtract_now=True)
 
-    def _begin_exchange(self, *, subtract_now: bool) -> None:
+    @torch.no_grad()
+    def pull_(self, rate: float) -> None:
+        """Go part of the way to the center that this worker was told last: `x' = x - rate * (x - told)`.
+
+        No data travel. It counts as a step, in place of one of the optimizer, and the exchange that is due after it
+        happens. PALSGD is `hooke.DiLoCo()` or `hooke.LocalSGD()` with such a step at probability P, at `rate = lr * eta
+        / P`, and otherwise the optimizer's own at lr / (1 - P): on average SGD on the loss plus eta / 2 |x - told|^2.
+        Averaged buffers stay as they are; an exchange under way is finished first.
+
+        Args:
+            rate: Dimensionless, in (0, 1].
+
+        Raises:
+            ValueError: `rate` outside its range, or a rule whose workers remember no center.
+
+        Example:
+            ```python
+            if random.random() < probability:
+                worker.pull_(lr * eta / probability)
+            else:
+                loss(batch).backward()
+                optimizer.step()
+            ```
+
+        Reference:
+            Naganuma et al., "Pseudo-asynchronous local SGD: robust and efficient data-parallel training", arXiv
+            2504.18454, Algorithm 1.
+        """
+        self._active("pull_()")
+        if not 0 < rate <= 1:
+            raise ValueError(f"Worker: rate of pull_ must be in (0, 1]. Got {rate}. Lower lr * eta / probability.")
+        self._exchange.finish()
+        if not self._exchange.memory:
+            raise ValueError(
+                f"Worker: pull_() needs a rule that goes on from the center. Got {self.rule!r}. Use hooke.DiLoCo() or "
+                "hooke.LocalSGD(); elastic rules have pull='every_step'."
+            )
+        parameters = slice(0, CenterSpec.of(self._flat.entries).parameters_end)
+        x = self._flat.gather_()[parameters]
+        told = self._exchange.memory[0][parameters].to(x.device)
+        self._flat.subtract_(rate * (x - told), parameters)
+        self._count_step()
+
+    def _begin_exchange(self, *, subtract_now: bool, part: slice | None = None) -> None:
         known = {id(parameter) for _, parameter in self._flat.parameters()}
         updated = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         if any(parameter.requires_grad and id(parameter) not in known for parameter in updated):
@@ -281,7 +347,21 @@ class Worker:
                 "Worker: optimizer must update the parameters that were trainable when the worker started. Got another "
                 "(unfrozen, or in an added group). Call worker.stop(), then start a new Worker on every worker."
             )
-        self._exchange.begin(self._point, subtract_now=subtract_now)
+        if self.rule.follows_leader:
+            self._report_loss()
+        self._exchange.begin(self._point, subtract_now=subtract_now, part=part)
+
+    def _report_loss(self) -> None:
+        """Tell the center the mean loss since the last exchange; the first exchange may come before any."""
+        if self._losses:
+            self.center.report(math.fsum(self._losses) / len(self._losses))
+        elif not self._has_loss and self._has_loss is not None:
+            raise RuntimeError(
+                f"Worker: {type(self.rule).__name__} needs this worker's training loss. Got none up to its second "
+                "exchange. Call worker.record(loss=loss.item()) at each step."
+            )
+        self._has_loss = bool(self._has_loss or self._losses)
+        self._losses = []
 
     def _point(self) -> Tensor:
         """x as the rule means it: the parameters, or for EAMSGD the point without Nesterov's look-ahead."""
@@ -348,6 +428,7 @@ class Worker:
             "steps": self.steps,
             "examples": self.examples,
             "used": [list(used) for used in self._used],
+            "losses": list(self._losses),
             "master": self._flat.vector.to("cpu", copy=True) if self._flat.has_mirrors else None,
             **self._exchange.state(),
         }
@@ -367,6 +448,7 @@ class Worker:
             )
         self.steps, self.examples = state["steps"], state["examples"]
         self._used = [(lr, momentum) for lr, momentum in state["used"]]
+        self._losses = list(state.get("losses", ()))  # older states have none
         self._exchange.load_state({"memory": state["memory"], "told": state["told"]})
         if state["master"] is not None:
             self._flat.vector.copy_(state["master"])
@@ -434,6 +516,8 @@ class Worker:
         _check_choice("of", of, ("worker", "center"))
         self.examples += int(examples)
         self._active("record()", evaluating_too=True)
+        if self.rule.follows_leader and of == "worker" and "loss" in values:
+            self._losses.append(float(values["loss"]))
         for name, value in values.items():
             self._journal.note(name, value, self.steps, about="center" if of == "center" else None)
         if examples:
@@ -463,10 +547,21 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"Worker: {name} must be one of {choices}. Got {value!r}. Use {choices[0]!r}.")
 
 
-def _check_period(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"Worker: {name} must be a whole number of steps, at least 1. Got {value!r}. Use e.g. 10.")
-    return value
+def _separate_periods(
+    schedule: Schedule, collect: int | None, deliver: int | None, every_step: bool
+) -> tuple[int, int] | None:
+    """Of collection and delivery, where the two halves of an exchange don't go together."""
+    given = {"collect_period": collect, "delivery_period": deliver}
+    named = [name for name, value in given.items() if value is not None and check_count(name, value)]
+    named += ["pull='every_step'"] if every_step else []
+    if named and (schedule.fragments > 1 or len(schedule.phases) > 1):
+        raise ValueError(
+            f"Worker: {' and '.join(named)} must stand beside one communication_period and no fragments. Got phases or "
+            "fragments. Drop one of the two."
+        )
+    period = dict(schedule.phases)[0]
+    periods = (period if collect is None else collect, period if deliver is None else deliver)
+    return periods if every_step or periods[0] != periods[1] else None
 
 
 def _check_halves(rule: Rule, halves: bool, overlap: bool) -> None:

@@ -11,6 +11,7 @@ import functools
 import gzip
 import io
 import os
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,6 +154,32 @@ def tox21(root: str | Path | None = None) -> tuple[list[str], np.ndarray]:
     return [row["smiles"] for row in rows], np.array(labels, np.float32)
 
 
+# Text ----------------------------------------------------------------------------------------------------------------
+
+TOLSTOY = "a plain text of War and Peace as war-and-peace.txt, e.g. from https://www.gutenberg.org/ebooks/2600"
+_FIRST_WORDS = r"[\"\u201c]Well,\s+Prince,\s+so\s+Genoa"
+_LAST_WORDS = r"dependence\s+of\s+which\s+we\s+are\s+not\s+conscious\."
+
+
+def war_and_peace(root: str | Path | None = None) -> str:
+    """War and Peace from its first words to its last: what a copy has before and after them is left out.
+
+    Copies differ there: a license, a table of contents, or pages of something else.
+
+    Raises:
+        ValueError: The file does not hold the first or the last words of the Maude translation.
+    """
+    path = locate("war-and-peace.txt", TOLSTOY, root)
+    text = path.read_text(encoding="utf-8")
+    first, last = re.search(_FIRST_WORDS, text), re.search(_LAST_WORDS, text)
+    if first is None or last is None:
+        raise ValueError(
+            "war_and_peace: the text must begin with 'Well, Prince, so Genoa' and end with 'dependence of which we are "
+            f"not conscious'. Got another {'end' if first else 'beginning'} in {path}. Fetch {TOLSTOY}."
+        )
+    return text[first.start() : last.end()]
+
+
 # Images --------------------------------------------------------------------------------------------------------------
 
 
@@ -164,9 +191,19 @@ def _idx(path: Path) -> np.ndarray:
 
 def mnist(root: str | Path | None = None) -> Arrays:
     """MNIST, 60,000 and 10,000 images as rows of 784 bytes, from its four files `*-ubyte.gz`."""
-    fetch = "the four files *-ubyte.gz of MNIST from https://yann.lecun.com/exdb/mnist"
+    return _four_files("mnist", "MNIST from https://yann.lecun.com/exdb/mnist", root)
+
+
+def fashion_mnist(root: str | Path | None = None) -> Arrays:
+    """Fashion-MNIST, 60,000 and 10,000 images as rows of 784 bytes, from its four files `*-ubyte.gz`."""
+    return _four_files("fashion-mnist", "Fashion-MNIST from https://github.com/zalandoresearch/fashion-mnist", root)
+
+
+def _four_files(folder: str, what: str, root: str | Path | None) -> Arrays:
     names = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-    x, y, test_x, test_y = (_idx(locate(f"mnist/{name}", fetch, root)) for name in names)
+    x, y, test_x, test_y = (
+        _idx(locate(f"{folder}/{name}", f"the four files *-ubyte.gz of {what}", root)) for name in names
+    )
     return x.reshape(len(x), -1), y.astype(int), test_x.reshape(len(test_x), -1), test_y.astype(int)
 
 

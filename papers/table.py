@@ -9,14 +9,14 @@ from pathlib import Path
 from hooke.claim import WORDS, Missing, Table
 from hooke.report import JudgedPaper
 from papers.error import PapersError
+from papers.markdown import markdown
 
 BEGIN, END = "<!-- papers -->", "<!-- /papers -->"
 
 
-def markdown(papers: Sequence[JudgedPaper]) -> str:
+def overview(papers: Sequence[JudgedPaper]) -> str:
     """One row a paper: its title with a link, how many claims have each verdict, and its page."""
-    lines = [["paper", *WORDS, "report"], ["---"] * (len(WORDS) + 2), *map(_row, papers)]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return markdown(["paper", *WORDS, "report"], [_row(paper) for paper in papers])
 
 
 def _row(paper: JudgedPaper) -> list[str]:
@@ -43,7 +43,7 @@ def between(text: str) -> tuple[str, str, str]:
 def write_table(papers: Sequence[JudgedPaper], readme: Path) -> None:
     """Put the table between the markers of the README."""
     before, _, after = between(readme.read_text(encoding="utf-8"))
-    readme.write_text(f"{before}{BEGIN}\n{markdown(papers)}{END}{after}", encoding="utf-8")
+    readme.write_text(f"{before}{BEGIN}\n{overview(papers)}{END}{after}", encoding="utf-8")
 
 
 def fill(text: str, key: str, tables: Mapping[str, Callable[[Table], str]], table: Table) -> str:

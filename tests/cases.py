@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from hooke.averaged import Averaged
+from hooke.flat import FlatParameters
 from hooke.outer import AsyncDiLoCo, DiLoCo, Lookahead, MDownpour, SlowMo
 from hooke.rule import EAMSGD, EASGD, Downpour, LocalSGD, Rule
 
@@ -107,3 +109,12 @@ def network(seed: int = 0) -> nn.Module:
 
 def flat(model: nn.Module) -> np.ndarray:
     return torch.cat([p.detach().double().reshape(-1) for p in model.parameters()]).numpy()
+
+
+def fragments_of(model: nn.Module, count: int) -> list[np.ndarray]:
+    """Which elements of `flat(model)` are in each of `count` equal parts of its vector, which has gaps."""
+    held = FlatParameters(model)
+    place = np.concatenate([entry.offset + np.arange(np.prod(entry.shape)) for entry in held.entries])
+    borders = [held.vector.numel() * part // count for part in range(count + 1)]
+    held.release()
+    return [np.flatnonzero((place >= start) & (place < stop)) for start, stop in pairwise(borders)]

@@ -33,7 +33,7 @@ def correction_of(
         delta = rule.delta(x, center, state)
         rule.absorb_(center, delta, memory)
         correction = rule.settle(x, delta, center, state)
-        return correction, rule.init(x - correction)
+        return correction, rule.remembered(x - correction, center)
     out = torch.empty_like(x) if form == "exchange_ with out" else None
     moved = x.clone()
     rule.exchange_(moved, center, state, out, memory=memory)
@@ -71,7 +71,7 @@ def synchronous(rule: Rule, p: int, tau: int) -> tuple[list[np.ndarray], np.ndar
         deltas = [rule.delta(x[i], center, states[i]) for i in range(p)]
         rule.absorb_(center, torch.stack(deltas).sum(0), memory)
         pulls = [rule.settle(x[i], deltas[i], center, states[i]) for i in range(p)]
-        states[:] = [rule.init(x[i] - pulls[i]) for i in range(p)]
+        states[:] = [rule.remembered(x[i] - pulls[i], center) for i in range(p)]
         return pulls
 
     for t in range(STEPS):

@@ -12,6 +12,7 @@ import numpy as np
 
 Array = np.ndarray
 Gradient = Callable[[int, Array], Array]
+Loss = Callable[[int, Array], float]
 
 
 def easgd_jacobi(x0: Array, g: Gradient, *, p: int, eta: float, alpha: float, tau: int, steps: int):
@@ -299,3 +300,173 @@ def averaged_downpour(x0: Array, g: Gradient, *, p: int, eta: float, tau: int, s
                 center = center + v[i]
                 x[i], v[i] = center.copy(), np.zeros_like(x0)
     return center, z
+
+
+def streaming_diloco(
+    x0: Array,
+    g: Gradient,
+    *,
+    p: int,
+    eta: float,
+    tau: int,
+    steps: int,
+    lr: float,
+    momentum: float,
+    fragments: list[Array],
+    mixing: float,
+):
+    """arXiv 2501.18512, Algorithm 2 without delay, SGD inside: fragment q at its own offset, all workers at once.
+
+    `fragments` says which elements are in each.
+    """
+    theta, m = x0.copy(), np.zeros_like(x0)
+    x = [x0.copy() for _ in range(p)]
+    for t in range(1, steps + 1):
+        x = [x[i] - eta * g(i, x[i]) for i in range(p)]
+        for q, cut in enumerate(fragments):
+            if (t - tau * (q + 1) // len(fragments)) % tau == 0:
+                outer_gradient = sum(theta[cut] - x[i][cut] for i in range(p)) / p
+                m[cut] = momentum * m[cut] + outer_gradient
+                theta[cut] = theta[cut] - lr * (outer_gradient + momentum * m[cut])
+                for i in range(p):
+                    x[i][cut] = mixing * x[i][cut] + (1 - mixing) * theta[cut]
+    return x, theta
+
+
+def streaming_diloco_asynchronous(
+    x0: Array,
+    g: Gradient,
+    *,
+    p: int,
+    eta: float,
+    tau: int,
+    steps: int,
+    lr: float,
+    momentum: float,
+    fragments: list[Array],
+    mixing: float,
+):
+    """The same where each worker's part in p arrives by itself; it remembers the center that it was told."""
+    theta, m = x0.copy(), np.zeros_like(x0)
+    x, told = [x0.copy() for _ in range(p)], [x0.copy() for _ in range(p)]
+    for t in range(1, steps + 1):
+        for i in range(p):
+            x[i] = x[i] - eta * g(i, x[i])
+            for q, cut in enumerate(fragments):
+                if (t - tau * (q + 1) // len(fragments)) % tau == 0:
+                    outer_gradient = (told[i][cut] - x[i][cut]) / p
+                    m[cut] = momentum * m[cut] + outer_gradient
+                    theta[cut] = theta[cut] - lr * (outer_gradient + momentum * m[cut])
+                    x[i][cut] = mixing * x[i][cut] + (1 - mixing) * theta[cut]
+                    told[i][cut] = theta[cut]
+    return x, theta
+
+
+def streaming_eamsgd(
+    x0: Array,
+    g: Gradient,
+    *,
+    p: int,
+    eta: float,
+    tau: int,
+    steps: int,
+    alpha: float,
+    delta: float,
+    fragments: list[Array],
+):
+    """arXiv 1412.6651, Algorithm 2 with the elastic move of one fragment at a time; delta = 0 is EASGD."""
+    x, v, center = [x0.copy() for _ in range(p)], [np.zeros_like(x0) for _ in range(p)], x0.copy()
+    for t in range(steps):
+        for i in range(p):
+            before = x[i].copy()
+            for q, cut in enumerate(fragments):
+                if (t - tau * (q + 1) // len(fragments)) % tau == 0:
+                    difference = alpha * (before[cut] - center[cut])
+                    x[i][cut], center[cut] = x[i][cut] - difference, center[cut] + difference
+            v[i] = delta * v[i] - eta * g(i, before + delta * v[i])
+            x[i] = x[i] + v[i]
+    return x, center
+
+
+def post_local_sgd(x0: Array, g: Gradient, *, p: int, eta: float, tau: int, steps: int, switch: int):
+    """arXiv 1808.07217: gradients are averaged in the first `switch` steps, then parameters every tau steps."""
+    x, mean = [x0.copy() for _ in range(p)], x0.copy()
+    for t in range(steps):
+        gradients = [g(i, x[i]) for i in range(p)]
+        if t < switch:
+            gradients = [sum(gradients) / p] * p
+        x = [x[i] - eta * gradients[i] for i in range(p)]
+        if t < switch or (t + 1 - switch) % tau == 0:
+            mean = sum(x) / p
+            x = [mean.copy() for _ in range(p)]
+    return x, mean
+
+
+def lsgd(
+    x0: Array,
+    g: Gradient,
+    *,
+    p: int,
+    eta: float,
+    tau: int,
+    steps: int,
+    pull: float,
+    loss: Callable[[int, Array], float],
+):
+    """arXiv 1905.10395 with one group: every tau steps all are pulled toward the one of the lowest recent loss."""
+    x, leader, recent = [x0.copy() for _ in range(p)], x0.copy(), [[] for _ in range(p)]
+    for t in range(1, steps + 1):
+        for i in range(p):
+            recent[i].append(loss(i, x[i]))
+            x[i] = x[i] - eta * g(i, x[i])
+        if t % tau == 0:
+            leader = x[int(np.argmin([np.mean(losses) for losses in recent]))].copy()
+            x = [(1 - pull) * x[i] + pull * leader for i in range(p)]
+            recent = [[] for _ in range(p)]
+    return x, leader
+
+
+def lsgd_asynchronous(
+    x0: Array,
+    g: Gradient,
+    *,
+    p: int,
+    eta: float,
+    tau: int,
+    steps: int,
+    pull: float,
+    loss: Callable[[int, Array], float],
+):
+    """The same where each worker exchanges by itself: who leads, sets the center; the others know where that was."""
+    x, center, recent = [x0.copy() for _ in range(p)], x0.copy(), [[] for _ in range(p)]
+    told = [np.inf] * p
+    for t in range(1, steps + 1):
+        for i in range(p):
+            recent[i].append(loss(i, x[i]))
+            x[i] = x[i] - eta * g(i, x[i])
+            if t % tau == 0:
+                told[i], recent[i] = np.mean(recent[i]), []
+                if int(np.argmin(told)) == i:
+                    center = x[i].copy()
+                x[i] = x[i] - pull * (x[i] - center)
+    return x, center
+
+
+def palsgd(
+    x0: Array, g: Gradient, *, p: int, alpha: float, tau: int, steps: int, probability: float, eta: float, draws: Array
+):
+    """arXiv 2504.18454, Algorithm 1 with SGD inside and averaging outside, all workers at once.
+
+    `draws[t, i]` is worker i's random number at step t; alpha is the learning rate, eta the mixing rate.
+    """
+    x, mean = [x0.copy() for _ in range(p)], x0.copy()
+    for t in range(steps):
+        for i in range(p):
+            if draws[t, i] < probability:
+                x[i] = x[i] - alpha * eta / probability * (x[i] - mean)
+            else:
+                x[i] = x[i] - alpha / (1 - probability) * g(i, x[i])
+        if (t + 1) % tau == 0:
+            mean = sum(x) / p
+            x = [mean.copy() for _ in range(p)]
+    return x, mean

@@ -14,14 +14,15 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
-from cases import FORK
+from cases import FORK, RULES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -128,6 +129,57 @@ def test_blocks_give_what_the_whole_vector_gives(small_blocks: None, rule: Rule,
         torch.testing.assert_close(x - correction, expected_x)
         torch.testing.assert_close(center.pull(), expected_center)
         torch.testing.assert_close(state, expected_state)
+
+
+CUTS = [[0, 40], [0, 1, 2, 40], [0, 6, 20, 33, 40], [0, 7, 14, 40], [0, 0, 40]]
+
+
+@pytest.mark.parametrize("out", ["in place", "out", "out is x"])
+@pytest.mark.parametrize("rule", [*(case.rule for case in RULES), DiLoCo(mixing=0.3)], ids=repr)
+def test_fragments_give_what_the_whole_vector_gives_to_the_bit(small_blocks: None, rule: Rule, out: str) -> None:
+    """Whatever blocks they cut, and across the border to the averaged buffers."""
+    ends = []
+    for borders in CUTS:
+        with closing(LocalCenter()) as center:
+            initial, x, state = values(40, 1), values(40, 2), rule.init(values(40, 3))
+            center.join(initial, CenterSpec((), 40, 27, rule.center_memory), rule.init_center(initial))
+            for start, stop in pairwise(borders):
+                part, here = tuple(s[start:stop] for s in state), x[start:stop]
+                place = {"start": start} if len(borders) > 2 else {}
+                if out == "in place":
+                    center.exchange_(here, rule, part, **place)
+                else:
+                    here = here.clone()
+                    correction = center.exchange(here, rule, part, here if out == "out is x" else None, **place)
+                    x[start:stop] -= correction
+            assert (center.exchanges, center.bytes_sent) == (len(borders) - 1, 4 * 40)
+            ends.append([x, *state, center.pull(), *center.pull_memory().values()])
+    for end in ends[1:]:
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(ends[0], end, strict=True))
+
+
+def test_a_fragment_leaves_the_rest_alone(small_blocks: None) -> None:
+    with joined(1, 40) as (center,):
+        center.exchange(torch.ones(9), EASGD(moving_rate=0.5), start=12)
+        assert center.pull().nonzero().flatten().tolist() == list(range(12, 21))
+
+
+@pytest.mark.parametrize("start", [-1, 32, 40])
+def test_a_fragment_that_reaches_out_gets_a_sentence(start: int) -> None:
+    sentence = (
+        f"center: a fragment must lie inside the vector of 40 elements. Got 9 from {start} on. Send x[start:stop] and "
+        "its start."
+    )
+    with joined(1, 40) as (center,), pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        center.exchange(torch.ones(9), EASGD(), start=start)
+
+
+def test_a_fragment_that_is_not_finite_is_refused_as_a_whole() -> None:
+    with joined(1, 40) as (center,):
+        with pytest.raises(Refused, match=r"^center: x must be finite and below 1e\+30\. Got 1 of 9 values"):
+            center.exchange(torch.tensor([1.0] * 8 + [torch.nan]), EASGD(), start=12)
+        assert not center.pull().any()
+        assert center.members()[0].refused == 1
 
 
 def processes(count: int) -> ProcessPoolExecutor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import sys
 from pathlib import Path
@@ -19,6 +21,15 @@ def test_the_performance_page_is_what_the_records_say(monkeypatch: pytest.Monkey
     import page
 
     assert (ROOT / "docs" / "performance.md").read_text() == page.page()
+
+
+def test_the_page_on_growth_is_what_its_record_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    import growth_page
+    import machine
+
+    rows = machine.read(machine.RESULTS / "growth.jsonl")
+    assert (ROOT / "docs" / "growth.md").read_text() == growth_page.growth_page(rows)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
@@ -51,3 +62,16 @@ def test_the_map_in_contributing_names_every_file_of_the_top_level() -> None:
     files = {path.name for path in (ROOT / "hooke").glob("*.py")} - {"__init__.py"}
     folders = {f"{path.parent.name}/" for path in (ROOT / "hooke").glob("*/__init__.py")}
     assert {name for name in files | folders if f"`{name}`" not in text} == set()
+
+
+def test_the_simulation_in_the_guide_prints_what_the_guide_says() -> None:
+    """It looks every 0.25 s; another processor may round a loss to the other side of the goal."""
+    section = (ROOT / "docs" / "guide.md").read_text().partition("## Simulate before you rent")[2]
+    code, said = re.findall(r"```\w*\n(.*?)```", section, re.DOTALL)[:2]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(code, {})
+    number = re.compile(r"\d+\.\d+")
+    assert number.sub("", printed.getvalue()) == number.sub("", said)
+    seconds = [[float(found) for found in number.findall(text)] for text in (printed.getvalue(), said)]
+    assert seconds[0] == pytest.approx(seconds[1], abs=0.3)

@@ -79,6 +79,17 @@ def test_with_several_they_are_not(ours: Rule, theirs: Rule, p: int) -> None:
     assert np.abs(round_robin(ours, p, 4)[1] - round_robin(theirs, p, 4)[1]).max() > 1e-3
 
 
+@PERIODS
+@WORKERS
+def test_around_the_mean_mixing_keeps_it(p: int, tau: int) -> None:
+    """Local SGD's workers that keep a share of themselves still have the center as their mean, after each exchange."""
+    mixed, center = synchronous(LocalSGD(mixing=0.4), p, tau)
+    whole_periods = STEPS % tau == 0
+    assert not whole_periods or np.abs(sum(mixed) / p - center).max() <= 1e-12
+    apart = np.abs(mixed[0] - center).max()
+    assert apart > 1e-3 if p > 1 else apart <= 1e-12 or not whole_periods
+
+
 # All at once: the synchronous methods of the papers ---------------------------------------------------------------
 
 
@@ -148,6 +159,15 @@ def test_one_worker_that_is_set_back_to_its_elastic_center_is_lookahead(alpha: f
     assert_equal(([x.numpy()], center.numpy()), expected)
 
 
+@PERIODS
+@pytest.mark.parametrize("alpha", [0.1, 0.3, 0.5])
+def test_one_worker_that_mixes_is_elastic(alpha: float, tau: int) -> None:
+    """Going on from a mixture with the center is a spring under another name: that is alpha = (1 - m) / (2 - m)."""
+    mixing = (1 - 2 * alpha) / (1 - alpha)
+    elastic = round_robin(EASGD(moving_rate=alpha, order="gauss-seidel"), 1, tau)
+    assert_equal(round_robin(Lookahead(alpha, mixing=mixing), 1, tau), elastic)
+
+
 @pytest.mark.parametrize("rate", [None, 0.05])
 def test_one_worker_at_period_1_under_an_average_is_asgd_or_mvasgd(rate: float | None) -> None:
     x, z = start().numpy(), start().numpy()
@@ -192,7 +212,9 @@ class Bowl(nn.Module):
         return self.x.square().sum() / 2
 
 
-def trained(rule: hooke.Rule | None, p: int, steps: int, period: int = 1, **optimizer: float) -> list[Tensor]:
+def trained(
+    rule: hooke.Rule | None, p: int, steps: int, period: int = 1, fragments: int = 1, **optimizer: float
+) -> list[Tensor]:
     """Worker 0's parameters after each of its steps; without a rule, torch's optimizer by itself."""
     seen, first = list[Tensor](), hooke.LocalCenter()
     with ExitStack() as stack:
@@ -202,8 +224,8 @@ def trained(rule: hooke.Rule | None, p: int, steps: int, period: int = 1, **opti
         for index in range(p if rule is not None else 0):
             center = first if index == 0 else hooke.LocalCenter(first.path)
             stack.callback(center.close)
-            worker = hooke.Worker(models[index], optimizers[index], rule, center=center, communication_period=period)
-            stack.enter_context(worker)
+            options: dict = {"center": center, "communication_period": period, "fragments": fragments}
+            stack.enter_context(hooke.Worker(models[index], optimizers[index], rule, **options))
         for _ in range(steps):
             for model, one in zip(models, optimizers, strict=True):
                 one.zero_grad()
@@ -236,18 +258,31 @@ def test_eamsgd_without_momentum_is_easgd_to_the_bit(p: int) -> None:
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def test_post_local_sgd_is_two_workers_one_after_the_other() -> None:
-    """Exchanging at every step first, then seldom: two blocks, and nothing is lost between them."""
-    model, center = Bowl(), hooke.LocalCenter()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    exchanges = []
-    for period, steps in ((1, 5), (4, 8)):
-        with hooke.Worker(model, optimizer, hooke.LocalSGD(), center=center, communication_period=period):
-            for _ in range(steps):
-                optimizer.zero_grad()
-                model().backward()
-                optimizer.step()
-            exchanges.append(center.exchanges)
-    assert exchanges == [5, 7]
-    torch.testing.assert_close(model.x.detach(), trained(None, 1, 13, lr=0.1)[-1])
-    center.close()
+def test_phases_are_two_workers_one_after_the_other() -> None:
+    """Exchanging at every step first, then seldom: one block or two, and nothing is lost between them."""
+    ends = []
+    for blocks in ([(1, 5), (4, 8)], [({0: 1, 5: 4}, 13)]):
+        model, center = Bowl(), hooke.LocalCenter()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for period, steps in blocks:
+            with hooke.Worker(model, optimizer, hooke.Lookahead(), center=center, communication_period=period):
+                for _ in range(steps):
+                    optimizer.zero_grad()
+                    model().backward()
+                    optimizer.step()
+        ends.append((model.x.detach().clone(), center.pull(), center.exchanges))
+        center.close()
+    assert ends[0][2] == ends[1][2] == 7
+    assert torch.equal(ends[0][0], ends[1][0]) and torch.equal(ends[0][1], ends[1][1])
+
+
+def test_diloco_with_one_fragment_and_no_mixing_is_diloco_to_the_bit() -> None:
+    plain, streaming = (trained(rule, 2, 40, period=4, lr=0.03) for rule in (hooke.DiLoCo(), hooke.DiLoCo(mixing=0.0)))
+    assert all(torch.equal(a, b) for a, b in zip(plain, streaming, strict=True))
+
+
+@pytest.mark.parametrize("fragments", [1, 3, 4])
+def test_one_worker_alone_is_plain_sgd_whatever_its_fragments(fragments: int) -> None:
+    ours = trained(hooke.LocalSGD(), 1, 40, period=4, fragments=fragments, lr=0.03)
+    for a, b in zip(ours, trained(None, 1, 40, lr=0.03), strict=True):
+        torch.testing.assert_close(a, b)

@@ -144,6 +144,23 @@ def test_msgd_refuses_a_second_worker(
     assert "--method msgd is sequential. Got 2 workers. Use hooke run --workers 1." in capsys.readouterr().err
 
 
+def test_simulate_eight_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the same clock EASGD learns, DOWNPOUR does not at this period, and Local SGD waits for the slowest."""
+    main_of("simulate", monkeypatch, "--seconds", 4, "--rows", tmp_path)
+    said = capsys.readouterr().out
+    pattern = r"(.+?) +(\d+) steps, +(\d+) exchanges; knows (\d+)%, (\d+)%, (\d+)%, (\d+)%\n"
+    found = {method: [int(number) for number in numbers] for method, *numbers in re.findall(pattern, said)}
+    assert list(found) == ["EASGD", "DOWNPOUR", "Local SGD"]
+    assert found["EASGD"][-1] > found["Local SGD"][-1] and found["EASGD"][-1] > found["DOWNPOUR"][-1] + 20
+    assert found["EASGD"][0] > 1.4 * found["Local SGD"][0]
+    for method, (_, exchanges, *_, knows) in found.items():
+        assert round(100 * rows(tmp_path / method, 0, "accuracy")[-1]["value"]) == knows
+        written = sum(len(rows(tmp_path / method, worker, "exchange_seconds")) for worker in range(8))
+        assert exchanges - 8 <= written <= exchanges
+
+
 # Resume --------------------------------------------------------------------------------------------------------------
 
 LONG = ("--steps", 800, "--evaluate-every", 400, "--lr", 0.02)

@@ -535,3 +535,18 @@ def test_any_shapes_and_memory_orders_round_trip(shapes: list, orders: object, d
         assert parameter.stride() == stride
     flat.release()
     assert [p.stride() for p in model.parameters()] == strides
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("part", [slice(0, 5), slice(3, 20), slice(16, 48), slice(47, 48)], ids=str)
+def test_a_part_is_subtracted_from_and_the_rest_stays(part: slice, dtype: torch.dtype) -> None:
+    """Also where it cuts a tensor, whatever dtype that has."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2).to(memory_format=torch.contiguous_format)).to(dtype)
+    flat = FlatParameters(model)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    correction = torch.zeros_like(flat.vector)
+    correction[part] = torch.arange(1.0, 1 + part.stop - part.start)
+    flat.subtract_(correction[part].clone(), part)
+    for entry, parameter, was in zip(flat.entries, model.parameters(), before, strict=True):
+        torch.testing.assert_close(parameter.detach(), was - entry.view(correction).to(dtype))
+    flat.release()

@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rule": set(),
     "outer": {"rule"},
     "averaged": {"rule"},
+    "leader": {"rule"},
     "spec": {"flat"},
     "center": {"checkpoint", "rule", "shared_memory", "spec"},
     "shared_memory": set(),
@@ -29,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "staging": set(),
     "exchange": {"center", "flat", "rule", "spec", "staging"},
     "journal": {"center", "exchange", "record", "run", "spec"},
+    "schedule": set(),
     "rehearsal": {"checkpoint", "run"},
     "divergence": set(),
     "worker": {
@@ -41,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "resume",
         "rule",
         "run",
+        "schedule",
         "spec",
         "stability",
     },
@@ -56,6 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # before a run
     "stability": {"averaged", "outer", "rule"},
     "plan": {"launch", "run", "stability"},
+    "simulate": {"exchange", "flat", "launch", "record", "rule", "run", "spec", "worker"},
     # the command
     "launch": {"center", "checkpoint", "record", "report", "run"},
     "report": {"claim", "record", "run"},
@@ -63,7 +67,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """Every module at the top level, and the others that it may import. Whoever adds one, or an arrow, writes it here."""
 
-WITHOUT_TORCH = ["divergence", "record", "run", "report", "cli", "launch", "claim", "stability", "plan"]
+WITHOUT_TORCH = ["divergence", "record", "run", "report", "cli", "launch", "claim", "stability", "plan", "simulate"]
 PUBLIC_MODULES = {
     "hooke.claim",
     "hooke.launch.evidence",
@@ -74,6 +78,7 @@ PUBLIC_MODULES = {
     "hooke.checkpoint",
     "hooke.stability",
     "hooke.plan",
+    "hooke.simulate",
     "hooke.cli",
 }
 

@@ -7,14 +7,16 @@ import os
 import re
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import reference
 import torch
 import torch.distributed as dist
-from cases import ETA, FORK, SYNCHRONOUS, Quadratic, RuleCase, flat
+from cases import ETA, FORK, SYNCHRONOUS, Quadratic, RuleCase, flat, fragments_of
 from torch import Tensor, nn
 
 from hooke.averaged import Averaged
@@ -63,12 +65,14 @@ def joined(numel: int, border: int = -1, seed: int = 0, rule: Rule = EASGD()) ->
 # Against the references ------------------------------------------------------------------------------------------
 
 
-def train(rank: int, rule: Rule, tau: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
+def train(
+    rank: int, rule: Rule, tau: Any, steps: int, fragments: int = 1, momentum: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Through the public Worker; this rank's x and its copy of the center."""
     model = Quadratic(11, rank)
     center = ReplicatedCenter()
-    optimizer = torch.optim.SGD(model.parameters(), lr=ETA)
-    with Worker(model, optimizer, rule, center=center, communication_period=tau):
+    optimizer = torch.optim.SGD(model.parameters(), lr=ETA, momentum=momentum)
+    with Worker(model, optimizer, rule, center=center, communication_period=tau, fragments=fragments):
         for _ in range(steps):
             optimizer.zero_grad()
             model().backward()
@@ -92,6 +96,98 @@ def test_training_equals_the_synchronous_reference(case: RuleCase, world: int, t
         assert its_center.tobytes() == got[0][1].tobytes()
 
 
+STREAMING = [
+    {"tau": tau, "fragments": fragments, "mixing": mixing}
+    for tau, fragments in [(4, 3), (11, 11)]
+    for mixing in (0, 0.4)
+]
+SWITCHES = [{"tau": 4, "switch": 10}, {"tau": 7, "switch": 0}, {"tau": 5, "switch": 33}]
+
+
+def train_in_phases(rank: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Streaming DiLoCo at each of its settings, then post-local SGD at each of its own."""
+    ends = []
+    for one in STREAMING:
+        rule = DiLoCo(0.6, 0.8, mixing=one["mixing"])
+        ends.append(train(rank, rule, one["tau"], STEPS, fragments=one["fragments"]))
+    for one in SWITCHES:
+        phases = {0: 1, one["switch"]: one["tau"]} if one["switch"] else {0: one["tau"]}
+        ends.append(train(rank, LocalSGD(), phases, STEPS))
+    return ends
+
+
+def test_streaming_and_post_local_sgd_equal_their_references(tmp_path: Path) -> None:
+    x0 = flat(Quadratic(11, 0))
+    common: dict[str, Any] = {"p": 2, "eta": ETA, "steps": STEPS}
+    streaming = [one | {"fragments": fragments_of(Quadratic(11, 0), one["fragments"])} for one in STREAMING]
+    expected = [reference.streaming_diloco(x0, gradient, **common, lr=0.6, momentum=0.8, **one) for one in streaming]
+    expected += [reference.post_local_sgd(x0, gradient, **common, **one) for one in SWITCHES]
+    got = on_ranks(2, tmp_path, train_in_phases)
+    for rank, ends in enumerate(got):
+        for (x, its_center), (workers, center) in zip(ends, expected, strict=True):
+            assert np.abs(x - workers[rank]).max() <= 1e-5 * np.abs(workers[rank]).max()
+            assert np.abs(its_center - center).max() <= 1e-5 * np.abs(center).max()
+
+
+PROBABILITY, MIXING_RATE = 0.3, 2.0
+DRAWS = np.random.default_rng(5).random((STEPS, 2))
+
+
+def train_with_pulls(rank: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    ends = []
+    for tau in (4, 7):
+        model, center = Quadratic(11, rank), ReplicatedCenter()
+        optimizer = torch.optim.SGD(model.parameters(), lr=ETA / (1 - PROBABILITY))
+        with Worker(model, optimizer, LocalSGD(), center=center, communication_period=tau) as worker:
+            for draw in DRAWS[:, rank]:
+                if draw < PROBABILITY:
+                    worker.pull_(ETA * MIXING_RATE / PROBABILITY)
+                    continue
+                optimizer.zero_grad()
+                model().backward()
+                optimizer.step()
+            assert worker.steps == STEPS
+            ends.append((flat(model), center.pull()[:11].double().numpy()))
+    return ends
+
+
+def test_pulls_between_exchanges_are_palsgd(tmp_path: Path) -> None:
+    got = on_ranks(2, tmp_path, train_with_pulls)
+    for index, tau in enumerate((4, 7)):
+        workers, mean = reference.palsgd(
+            flat(Quadratic(11, 0)), gradient, p=2, alpha=ETA, tau=tau, steps=STEPS, probability=PROBABILITY,
+            eta=MIXING_RATE, draws=DRAWS,
+        )  # fmt: skip
+        for rank, ends in enumerate(got):
+            assert np.abs(ends[index][0] - workers[rank]).max() <= 1e-5 * np.abs(workers[rank]).max()
+            assert np.abs(ends[index][1] - mean).max() <= 1e-5 * np.abs(mean).max()
+
+
+def by_torch(rank: int, warmup: int, period: int) -> tuple[np.ndarray, np.ndarray]:
+    """x by torch's own post-local SGD, and by ours; torch's first mean comes a step after its warm-up."""
+    from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
+    from torch.distributed.optim import PostLocalSGDOptimizer
+
+    model = Quadratic(11, rank)
+    sgd = torch.optim.SGD(model.parameters(), lr=ETA, momentum=0.5)
+    optimizer = PostLocalSGDOptimizer(sgd, PeriodicModelAverager(period=period, warmup_steps=warmup))
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        model().backward()
+        if step < warmup:  # as DistributedDataParallel does
+            dist.all_reduce(model.x.grad)
+            model.x.grad.div_(dist.get_world_size())
+        optimizer.step()
+    phases = {0: 1, warmup + 1: period}
+    return flat(model), train(rank, LocalSGD(), phases, STEPS, momentum=0.5)[0]
+
+
+@pytest.mark.parametrize("warmup", [0, 30])
+def test_phases_are_the_post_local_sgd_of_torch(warmup: int, tmp_path: Path) -> None:
+    for theirs, ours in on_ranks(2, tmp_path, by_torch, warmup, 6):
+        assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
+
+
 # Equal to the bit ------------------------------------------------------------------------------------------------
 
 
@@ -112,6 +208,25 @@ def exchange_often(rank: int, rule: Rule, numel: int, border: int, times: int) -
     assert center.bytes_sent == center.bytes_received == 4 * numel * times
     kept = b"".join(bits(vector) for vector in center.pull_memory().values())
     return bits(center.pull()) + kept, total + values(numel, 0).double(), now + center.pull().double()
+
+
+def exchange_in_parts(rank: int, cuts: list[list[int]]) -> None:
+    for rule in (DiLoCo(mixing=0.3), EASGD(), Averaged(Downpour())):
+        ends = []
+        for borders in cuts:
+            center = joined(40, 27, seed=1, rule=rule)
+            x, state = values(40, 10 + rank), rule.init(center.pull())
+            for start, stop in pairwise(borders):
+                place = {"start": start} if len(borders) > 2 else {}
+                center.exchange_(x[start:stop], rule, tuple(s[start:stop] for s in state), **place)
+            assert center.bytes_sent == 4 * 40
+            ends.append([x, *state, center.pull(), *center.pull_memory().values()])
+        for end in ends[1:]:
+            assert all(torch.equal(ours, theirs) for ours, theirs in zip(ends[0], end, strict=True))
+
+
+def test_fragments_give_what_the_whole_vector_gives_to_the_bit(tmp_path: Path) -> None:
+    on_ranks(2, tmp_path, exchange_in_parts, [[0, 40], [0, 13, 40], [0, 30, 40], [0, 9, 27, 40]])
 
 
 KEEPING = [DiLoCo(), AsyncDiLoCo(), Averaged(EASGD()), Averaged(DiLoCo(), 0.1)]
@@ -212,12 +327,41 @@ def test_another_model_on_one_rank_is_refused_on_every_rank(tmp_path: Path) -> N
     first, second, third = on_ranks(3, tmp_path, join_with, [3, 3, 4])
     assert first == second
     assert first == (
-        "ReplicatedCenter: every rank must bring rank 0's model. Got another on 1 rank(s). Build the same model on "
-        "every rank."
+        "ReplicatedCenter: every rank must bring rank 0's model, rule and periods. Got others on 1 rank(s). Build the "
+        "same Worker on every rank."
     )
     assert third == (
         "center: every worker must bring the same model. weight has shape (4, 2), in the center it is (3, 2) (weight). "
         "Build the same model, in the same dtype and memory format, on every worker."
+    )
+
+
+def join_with_schedule(rank: int, schedules: list[dict[str, Any]]) -> str:
+    model = nn.Linear(2, 3)
+    optimizer = torch.optim.SGD(model.parameters())
+    worker = Worker(model, optimizer, LocalSGD(), center=ReplicatedCenter(), **schedules[rank])
+    try:
+        worker.start()
+    except ValueError as error:
+        return str(error)
+    return "joined"
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"fragments": 2}, "period 10, 2 fragments"),
+        ({"communication_period": {0: 1, 5: 10}}, "period 1 from step 0, 10 from step 5, 1 fragment"),
+    ],
+)
+def test_another_schedule_on_one_rank_is_refused_instead_of_a_hang(other: dict, words: str, tmp_path: Path) -> None:
+    first, second = on_ranks(2, tmp_path, join_with_schedule, [{}, other])
+    assert first.startswith(
+        "ReplicatedCenter: every rank must bring rank 0's model, rule and periods. Got others on 1 "
+    )
+    assert second == (
+        "center: ranks that exchange at once must bring the same communication_period and fragments. Got "
+        f"{words}, rank 0 has period 10, 1 fragment. Use the same on every rank."
     )
 
 

@@ -37,6 +37,7 @@ def test_synchronous_rules_equal_the_reference(case: RuleCase, p: int, tau: int)
 
 RATES = [EASGD(moving_rate=alpha) for alpha in (1e-3, 0.3, 0.5, 0.5000001, 0.9, 1.0)]
 OTHERS = [EAMSGD(moving_rate=0.25), EASGD(moving_rate=0.7, order="gauss-seidel"), Downpour(), LocalSGD(num_workers=3)]
+MIXED = [LocalSGD(2, mixing=0.3), DiLoCo(num_workers=2, mixing=0.6)]
 WITH_MEMORY = [
     SlowMo(0.6, slow_lr=0.8, num_workers=3),
     DiLoCo(num_workers=3),
@@ -59,7 +60,7 @@ def memory_of(rule: Rule, like: torch.Tensor) -> State:
 @pytest.mark.parametrize("given_scratch", [False, True])
 @pytest.mark.parametrize("where", ["in place", "out", "out is x"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("rule", [*RATES, *OTHERS, Lookahead(num_workers=3), *WITH_MEMORY], ids=repr)
+@pytest.mark.parametrize("rule", [*RATES, *OTHERS, Lookahead(num_workers=3), *WITH_MEMORY, *MIXED], ids=repr)
 def test_exchange_equals_delta_and_settle(rule: Rule, dtype: torch.dtype, where: str, given_scratch: bool) -> None:
     generator = torch.Generator().manual_seed(3)
     x, center, began = (torch.randn(33, generator=generator, dtype=dtype) for _ in range(3))
@@ -96,7 +97,7 @@ def test_what_leaves_the_worker_enters_the_center(alpha: float, values: list, in
     torch.testing.assert_close(now, total, rtol=0, atol=1e-9)
 
 
-SLICED = [EASGD(moving_rate=0.3), EASGD(moving_rate=0.8), Downpour(), LocalSGD(2), *WITH_MEMORY]
+SLICED = [EASGD(moving_rate=0.3), EASGD(moving_rate=0.8), Downpour(), LocalSGD(2), *WITH_MEMORY, *MIXED]
 
 
 @pytest.mark.parametrize("rule", SLICED, ids=repr)
@@ -183,6 +184,8 @@ def test_a_rule_remembers_a_copy_not_the_worker_itself() -> None:
             "EASGD: order must be 'jacobi' or 'gauss-seidel'. Got 'newton'. Use 'jacobi'.",
         ),
         (lambda: LocalSGD(0), "LocalSGD: num_workers must be at least 1. Got 0. Leave it out."),
+        (lambda: LocalSGD(mixing=1.0), "LocalSGD: mixing must be in [0, 1). Got 1.0. Leave it out, or use e.g. 0.5."),
+        (lambda: DiLoCo(mixing=-0.1), "DiLoCo: mixing must be in [0, 1). Got -0.1. Leave it out, or use e.g. 0.5."),
     ],
 )
 def test_a_wrong_setting_gets_a_sentence_with_the_repair(make, sentence: str) -> None:

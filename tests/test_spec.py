@@ -28,6 +28,9 @@ def test_a_spec_survives_json() -> None:
     assert CenterSpec.from_json(made.to_json()) == made
     with_memory = CenterSpec.of(made.entries, ("momentum", "arrivals"))
     assert CenterSpec.from_json(with_memory.to_json()) == with_memory != made
+    with_schedule = CenterSpec.of(made.entries, schedule="period 10, 4 fragments")
+    assert CenterSpec.from_json(with_schedule.to_json()) == with_schedule != made
+    made.check_same(with_schedule)
 
 
 def test_a_spec_from_before_there_was_memory_has_none() -> None:

@@ -19,6 +19,7 @@ from hooke.rule import DEFAULT_BETA, EAMSGD, EASGD, Average, Downpour, LocalSGD,
 from hooke.stability import (
     BETA,
     PERIOD,
+    admm_path,
     admm_radius,
     beta_border,
     eamsgd_moving_rate_border,
@@ -290,20 +291,37 @@ def test_admm_is_unstable_where_the_paper_shows_chaos() -> None:
     assert easgd.is_stable and easgd.radius == pytest.approx(0.99927, abs=5e-6)
 
 
+def literal_admm(lr: float, rho: float, p: int, rounds: int, h: float = 1.0) -> list[float]:
+    """arXiv 1412.6651, section 4, linearized ADMM in round-robin order: the center after each turn."""
+    x, dual, center, centers = [1000.0] * p, [0.0] * p, 1000.0, [1000.0]
+    for _ in range(rounds):
+        for i in range(p):
+            dual[i] = dual[i] - (x[i] - center)
+            x[i] = (x[i] - lr * h * x[i] + lr * rho * (dual[i] + center)) / (1 + lr * rho)
+            center = sum(x[j] - dual[j] for j in range(p)) / p
+            centers.append(center)
+    return centers
+
+
+@pytest.mark.parametrize("p", [1, 3, 8])
+def test_the_path_of_admm_is_the_paper_s(p: int) -> None:
+    path = admm_path(0.002, 2.5, p, turns=200 * p, curvature=1.5)
+    assert path.shape == (200 * p + 1, 2 * p + 1)
+    np.testing.assert_allclose(path[:, -1], literal_admm(0.002, 2.5, p, rounds=200, h=1.5), rtol=1e-9)
+    assert (path[0, :p] == 1000).all() and (path[0, p:-1] == 0).all()
+    with pytest.raises(ValueError, match=r"^stability: turns must be a whole number, at least 1. Got 0. Use e.g. 4.$"):
+        admm_path(0.002, 2.5, p, turns=0)
+
+
 @pytest.mark.parametrize(("p", "share"), [(3, 0.15), (8, 0.35)])
 def test_admm_diverges_from_the_paper_s_start_where_its_radius_says(p: int, share: float) -> None:
-    def distance(lr: float, rho: float, rounds: int) -> float:
-        x, dual, center = np.full(p, 1000.0), np.zeros(p), 1000.0
-        for _ in range(rounds):
-            for i in range(p):
-                dual[i] -= x[i] - center
-                x[i] = (x[i] - lr * x[i] + lr * rho * (dual[i] + center)) / (1 + lr * rho)
-                center = float(np.mean(x - dual))
-        return abs(center) + np.abs(x).max()
+    def distance(path: np.ndarray, round_: int) -> float:
+        return abs(path[round_ * p, -1]) + np.abs(path[round_ * p, :p]).max()
 
-    later = distance(0.001, 2.5, 9000) / distance(0.001, 2.5, 6000)
+    grows, decays = admm_path(0.001, 2.5, p, turns=9000 * p), admm_path(0.008, 2.5, p, turns=6000 * p)
+    later = distance(grows, 9000) / distance(grows, 6000)
     assert math.log(later) / 3000 == pytest.approx(math.log(admm_radius(0.001, 2.5, p)), rel=0.1)
-    assert admm_radius(0.008, 2.5, p) < 1 and distance(0.008, 2.5, 6000) < 10
+    assert admm_radius(0.008, 2.5, p) < 1 and distance(decays, 6000) < 10
     grid = itertools.product(np.linspace(4e-4, 0.01, 12), np.linspace(0.4, 10, 12))
     assert np.mean([admm_radius(lr, rho, p) > 1 for lr, rho in grid]) == pytest.approx(share, abs=0.06)
 
@@ -538,6 +556,7 @@ def test_what_is_told_is_never_beyond_the_border() -> None:
             {"rule": Downpour(), "steps_under_way": 1},
             "steps_under_way must be 0 beside Downpour. Got 1. Use an elastic",
         ),
+        ({"rule": LocalSGD(mixing=0.5)}, "stability_of: mixing must be 0. Got 0.5. Judge it by a short run."),
         (
             {"rule": DiLoCo()},
             "stability_of: synchronous must be True beside DiLoCo. Got False. Where workers exchange one by one its",
@@ -546,6 +565,7 @@ def test_what_is_told_is_never_beyond_the_border() -> None:
             {"rule": Average()},
             "stability_of: rule must be EASGD, EAMSGD, Downpour, LocalSGD, Lookahead, DiLoCo or SlowMo. Got Average(",
         ),
+        ({"rule": LocalSGD(mixing=0.5)}, "stability_of: mixing must be 0. Got 0.5. Judge it by a short run."),
     ],
 )
 def test_what_can_not_be_judged_is_one_sentence(call: dict, sentence: str) -> None:

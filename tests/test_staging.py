@@ -59,3 +59,15 @@ def test_from_the_accelerator_and_back_through_pinned_memory() -> None:
     assert back.device == vector.device
     assert torch.equal(back.cpu(), 2 * expected)
     assert staging.begin_copy(vector).data_ptr() == host.data_ptr()
+
+
+def test_a_part_keeps_its_place_on_the_way() -> None:
+    vector = torch.arange(8.0)
+    staging = Staging(vector)
+    staging.is_direct = False
+    part = slice(2, 5)
+    host = staging.to_host(vector, part)
+    vector.zero_()
+    assert host.shape == vector.shape and host[part].tolist() == [2, 3, 4]
+    assert staging.to_device(host[part] * 2, part).tolist() == [4, 6, 8]
+    assert staging.scratch[part].tolist() == [4, 6, 8]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,38 @@ def test_exchange_happens_at_once_whatever_the_period_says(center: LocalCenter) 
         torch.testing.assert_close(values_of(model), x - ALPHA * (x - c), rtol=0, atol=1e-6)
         torch.testing.assert_close(held_by(center), c + ALPHA * (x - c), rtol=0, atol=1e-6)
         assert (center.exchanges, worker.steps) == (2, 5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_pull_goes_to_the_center_as_it_was_told_and_counts_as_a_step(center: LocalCenter, dtype: torch.dtype) -> None:
+    model = batch_normed(dtype)
+    with Worker(model, sgd(model), LocalSGD(2), center=center, communication_period=2) as worker:
+        told, start = held_by(center), statistics(model) + 3
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(2.0)
+            model[1].running_mean.add_(3.0)
+        center.put(center.pull() + 100)  # of this it has not been told
+        worker.pull_(0.25)
+        assert (worker.steps, center.exchanges) == (1, 0)
+        torch.testing.assert_close(values_of(model), told + 1.5, rtol=0, atol=0.02)
+        assert torch.equal(statistics(model)[: len(start) // 2], start[: len(start) // 2])
+        worker.pull_(1.0)  # the exchange is due
+        assert (worker.steps, center.exchanges) == (2, 1)
+        torch.testing.assert_close(values_of(model), held_by(center), rtol=0, atol=1.0)
+
+
+def test_what_can_not_be_pulled_gets_a_sentence(center: LocalCenter) -> None:
+    _, _, worker = worker_of(center)
+    memory = "Worker: pull_() needs a rule that goes on from the center. Got EASGD(beta=None, moving_rate=0.25, "
+    rate = "Worker: rate of pull_ must be in (0, 1]. Got {}. Lower lr * eta / probability."
+    with worker:
+        for bad in (0.0, 1.5, math.nan):
+            with pytest.raises(ValueError, match=f"^{re.escape(rate.format(bad))}$"):
+                worker.pull_(bad)
+        with pytest.raises(ValueError, match=f"^{re.escape(memory)}"):
+            worker.pull_(0.1)
+        assert worker.steps == 0
 
 
 def test_exchange_pulls_the_plain_point_of_eamsgd(center: LocalCenter) -> None:
@@ -797,10 +830,19 @@ class Mixed(nn.Module):
 turns = st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=15)
 
 
-@given(size=st.sampled_from([0, 1, 5, 17]), turns=turns, rate=st.floats(0.01, 1.0), overlap=st.booleans())
+@given(
+    size=st.sampled_from([0, 1, 5, 17]),
+    turns=turns,
+    rate=st.floats(0.01, 1.0),
+    overlap=st.booleans(),
+    period=st.sampled_from([1, 3]),
+)
 @settings(deadline=None, max_examples=40)
-def test_workers_at_rate_0_keep_the_sum_with_their_center(size: int, turns: list, rate: float, overlap: bool) -> None:
+def test_workers_at_rate_0_keep_the_sum_with_their_center(
+    size: int, turns: list, rate: float, overlap: bool, period: int
+) -> None:
     first = LocalCenter()
+    options: dict[str, Any] = {"communication_period": period, "fragments": period if size else 1, "overlap": overlap}
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         patch.setattr("hooke.center.BLOCK", 7)
         stack.callback(first.close)
@@ -809,9 +851,7 @@ def test_workers_at_rate_0_keep_the_sum_with_their_center(size: int, turns: list
             model = Mixed(size)
             center = first if index == 0 else LocalCenter(first.path)
             stack.callback(center.close)
-            worker = Worker(
-                model, sgd(model, lr=0.0), EASGD(rate), center=center, communication_period=1, overlap=overlap
-            )
+            worker = Worker(model, sgd(model, lr=0.0), EASGD(rate), center=center, **options)
             workers.append(stack.enter_context(worker))
             generator = torch.Generator().manual_seed(index)
             for tensor in [*model.parameters(), model.mean]:
@@ -959,6 +999,8 @@ STATES: dict[str, tuple[Rule, dict[str, Any]]] = {
     "by halves": (EASGD(moving_rate=ALPHA), {"collect_period": 3, "delivery_period": 5}),
     "every step": (EAMSGD(moving_rate=ALPHA), {"communication_period": 4, "pull": "every_step"}),
     "following p": (EASGD(beta=0.9), {"communication_period": 3}),
+    "fragments": (EAMSGD(moving_rate=ALPHA), {"communication_period": 4, "fragments": 3}),
+    "streaming": (DiLoCo(mixing=0.3), {"communication_period": {0: 4, 8: 6}, "fragments": 4}),
 }
 
 
@@ -1328,6 +1370,10 @@ ELASTIC = (
     "Worker: collect_period, delivery_period and pull='every_step' need an elastic rule. Got {}. Use hooke.EASGD() or "
     "hooke.EAMSGD(), or one communication_period."
 )
+BESIDE = (
+    "Worker: {} must stand beside one communication_period and no fragments. Got phases or fragments. Drop one of the "
+    "two."
+)
 ONE_PERIOD = "Worker: overlap needs one communication_period. Got separate periods or pull='every_step'. Drop one."
 
 
@@ -1361,8 +1407,14 @@ ONE_PERIOD = "Worker: overlap needs one communication_period. Got separate perio
             "Worker: buffers must be one of ('average', 'local'). Got 'shared'. Use 'average'.",
         ),
         (make_worker(rule=Downpour(), collect_period=3), ELASTIC.format("Downpour()")),
-        (make_worker(rule=LocalSGD(), pull="every_step"), ELASTIC.format("LocalSGD(num_workers=None)")),
+        (make_worker(rule=LocalSGD(), pull="every_step"), ELASTIC.format("LocalSGD(num_workers=None, mixing=0.0)")),
         (make_worker(overlap=True, delivery_period=3), ONE_PERIOD),
+        (make_worker(collect_period=3, fragments=2), BESIDE.format("collect_period")),
+        (
+            make_worker(delivery_period=3, pull="every_step", communication_period={0: 1, 9: 4}),
+            BESIDE.format("delivery_period and pull='every_step'"),
+        ),
+        (make_worker(fragments=0), "Worker: fragments must be a whole number, at least 1. Got 0. Use e.g. 4."),
         (make_worker(overlap=True, pull="every_step"), ONE_PERIOD),
         (
             make_worker(),
@@ -1418,13 +1470,91 @@ def test_a_recorded_name_must_be_one_of_the_list_even_without_a_record(center: L
             worker.record(of="model", loss=1.0)  # type: ignore[arg-type]
 
 
+# Fragments -------------------------------------------------------------------------------------------------------
+
+
+def test_each_exchange_of_a_fragment_carries_its_part_of_the_bytes(center: LocalCenter) -> None:
+    model, optimizer, worker = worker_of(center, communication_period=6, fragments=4)
+    with worker:
+        carried = [center.bytes_sent]
+        for _ in range(13):
+            train(model, optimizer, 1)
+            carried.append(center.bytes_sent)
+        numel = center.spec.numel
+    each = {step: after - before for step, (before, after) in enumerate(pairwise(carried)) if after > before}
+    assert list(each) == [0, 1, 3, 4, 6, 7, 9, 10, 12]  # in this order an exchange comes before the step
+    assert set(each.values()) <= {4 * (numel // 4), 4 * (numel // 4 + 1)}
+    assert sum(each[step] for step in (1, 3, 4, 6)) == 4 * numel
+    assert center.bytes_received - 4 * numel == center.bytes_sent  # and the whole once, when it joined
+
+
+def test_exchange_at_once_is_of_the_whole_vector(center: LocalCenter) -> None:
+    model, optimizer, worker = worker_of(center, communication_period=50, fragments=5)
+    with worker:
+        train(model, optimizer, 4)
+        x, c = values_of(model), held_by(center)
+        worker.exchange()
+        torch.testing.assert_close(held_by(center), c + ALPHA * (x - c), rtol=0, atol=1e-6)
+
+
+def test_a_fragment_overlaps_the_next_steps(slow: Slow) -> None:
+    """The first of two is sent after step 3 as it is then; the rest of x and of the center has no part in it."""
+    model, optimizer, worker = worker_of(slow, overlap=True, communication_period=6, fragments=2)
+    worker.rule = EASGD(moving_rate=ALPHA, order="gauss-seidel")
+    with worker, onlooker(slow) as push:
+        push(torch.ones(slow.spec.numel))
+        train(model, optimizer, 3)
+        x, c = worker._flat.gather_().clone(), slow.pull()
+        slow.may_go.set()
+        wait_until_done(worker)
+        half, correction = slow.spec.numel // 2, ALPHA * (x - c)
+        torch.testing.assert_close(slow.pull()[:half], (c + correction)[:half], rtol=0, atol=1e-6)
+        assert torch.equal(slow.pull()[half:], c[half:])
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        moved = x - worker._flat.gather_()
+        torch.testing.assert_close(moved[:half], correction[:half], rtol=0, atol=1e-6)
+        torch.testing.assert_close(moved[half:], torch.zeros_like(moved[half:]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_fragments_go_through_the_host_and_back(overlap: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from an accelerator, but for the stream."""
+    monkeypatch.setattr("hooke.exchange.ThreadPoolExecutor", AtOnce)
+    ends = []
+    for direct in (True, False):
+        with closing(LocalCenter()) as center:
+            model = batch_normed()
+            options: dict[str, Any] = {"communication_period": 4, "fragments": 3, "overlap": overlap, "center": center}
+            with Worker(model, nesterov(model), DiLoCo(mixing=0.3), **options) as worker:
+                worker._exchange.staging.is_direct = direct
+                train(model, worker.optimizer, 15)
+                worker.state_dict()
+                ends.append([values_of(model), center.pull(), *worker._exchange.memory])
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*ends, strict=True))
+
+
+def test_rows_of_fragments_tell_the_distance_of_the_whole(run: Callable, tmp_path: Path) -> None:
+    model = batch_normed()
+    optimizer = nesterov(model)
+    with Worker(model, optimizer, EAMSGD(), communication_period=3, fragments=3) as worker:
+        worker.center.put(worker.center.pull() + 1)
+        train(model, optimizer, 1)
+    rows = [row for row in read(tmp_path / "workers" / "0.jsonl") if row["name"] == "center_distance"]
+    assert rows[0]["value"] == pytest.approx(worker.center.spec.numel**0.5, rel=0.02)  # type: ignore[attr-defined]
+
+
 # On an accelerator -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("fragments", [1, 3])
 @pytest.mark.parametrize("rule", [EASGD(moving_rate=ALPHA), EAMSGD(moving_rate=ALPHA), Downpour()], ids=repr)
-def test_on_an_accelerator_training_equals_the_host(rule: Rule, overlap: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_an_accelerator_training_equals_the_host(
+    rule: Rule, fragments: int, overlap: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("hooke.exchange.ThreadPoolExecutor", AtOnce)
     ends = []
     for device in ("cpu", "cuda"):
@@ -1432,6 +1562,7 @@ def test_on_an_accelerator_training_equals_the_host(rule: Rule, overlap: bool, m
         optimizer = nesterov(model)
         with closing(LocalCenter()) as center:
             options: dict[str, Any] = {"center": center, "communication_period": 3, "overlap": overlap}
+            options["fragments"] = fragments
             with Worker(model, optimizer, rule, **options) as worker:
                 for step in range(12):
                     optimizer.zero_grad()

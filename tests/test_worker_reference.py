@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from cases import ALPHA, DELTA, ETA, RULES, Quadratic, RuleCase, flat, network, network_loss
+from cases import ALPHA, DELTA, ETA, RULES, Quadratic, RuleCase, flat, fragments_of, network, network_loss
 from torch import nn
 
 import hooke
@@ -111,6 +111,42 @@ def test_separate_periods_equal_the_reference(collect: int, deliver: int, every_
     expected = reference.easgd_by_halves(
         x0, gradient_of(models, loss), p=p, eta=ETA, alpha=ALPHA, collect=collect, deliver=deliver,
         every_step=every_step, steps=STEPS,
+    )  # fmt: skip
+    assert_equal(got, expected)
+
+
+FRAGMENTS = pytest.mark.parametrize(("tau", "fragments"), [(4, 1), (4, 4), (6, 4), (16, 5), (100, 33)])
+
+
+@pytest.mark.parametrize("p", [1, 3])
+@FRAGMENTS
+@pytest.mark.parametrize("mixing", [0.0, 0.4])
+def test_streaming_equals_the_reference(mixing: float, tau: int, fragments: int, p: int) -> None:
+    """Also where the fragments are not of the same length, and where some hold nothing but gaps."""
+    models, loss = problem("network", p)
+    x0 = flat(models[0])
+    rule = hooke.DiLoCo(0.6, 0.8, mixing=mixing)
+    got = train(models, loss, rule, 0.0, communication_period=tau, fragments=fragments)
+    models, loss = problem("network", p)
+    expected = reference.streaming_diloco_asynchronous(
+        x0, gradient_of(models, loss), p=p, eta=ETA, tau=tau, steps=STEPS, lr=0.6, momentum=0.8, mixing=mixing,
+        fragments=fragments_of(network(), fragments),
+    )  # fmt: skip
+    assert_equal(got, expected)
+
+
+@pytest.mark.parametrize("p", [1, 3])
+@FRAGMENTS
+@pytest.mark.parametrize("momentum", [0.0, DELTA])
+def test_elastic_fragments_equal_the_reference(momentum: float, tau: int, fragments: int, p: int) -> None:
+    models, loss = problem("network", p)
+    x0 = flat(models[0])
+    rule = hooke.EAMSGD(moving_rate=ALPHA) if momentum else hooke.EASGD(moving_rate=ALPHA)
+    got = train(models, loss, rule, momentum, communication_period=tau, fragments=fragments)
+    models, loss = problem("network", p)
+    expected = reference.streaming_eamsgd(
+        x0, gradient_of(models, loss), p=p, eta=ETA, tau=tau, steps=STEPS, alpha=ALPHA, delta=momentum,
+        fragments=fragments_of(network(), fragments),
     )  # fmt: skip
     assert_equal(got, expected)
 

@@ -5,6 +5,7 @@ smooth loss is such a bowl along each direction of its Hessian. Everything here 
 all flatter directions, without gradient noise. No torch: numbers in, numbers out.
 """
 
+from hooke.stability.admm import admm_path, admm_radius
 from hooke.stability.answer import (
     BETA,
     PERIOD,
@@ -15,13 +16,13 @@ from hooke.stability.answer import (
     way_stability,
 )
 from hooke.stability.border import beta_border, eamsgd_moving_rate_border, moving_rate_border, way_border
-from hooke.stability.linear_map import admm_radius
 from hooke.stability.setting import rounded_down
 
 __all__ = [
     "BETA",
     "PERIOD",
     "Stability",
+    "admm_path",
     "admm_radius",
     "beta_border",
     "eamsgd_moving_rate_border",

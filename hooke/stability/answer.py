@@ -116,6 +116,10 @@ def stability_of(
             f"stability_of: steps_under_way must be 0 beside {type(rule).__name__}. Got {steps_under_way}. "
             "Use an elastic rule where exchanges overlap."
         )
+    if getattr(rule, "mixing", 0.0):
+        raise ValueError(
+            f"stability_of: mixing must be 0. Got {rule.mixing}. Judge it by a short run."  # type: ignore[attr-defined]
+        )
     if isinstance(rule, DiLoCo | SlowMo):
         if not synchronous and num_workers > 1:
             raise ValueError(

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hooke.stability.setting import check_setting
-
 _ROUNDING = 1e-9
 _GRID = np.concatenate([np.geomspace(1e-6, 0.01, 60, endpoint=False), np.linspace(0.01, 2, 200)])
 _MOST_ROOTS = 128
@@ -169,35 +167,6 @@ def _radius_of_many(det: np.ndarray, adj: np.ndarray, c: float, num_workers: int
             z = z - change
         found = z[np.isfinite(z) & (np.abs(change) < 1e-9)]
     return float(np.exp(found.real.max())) if found.size else 0.0
-
-
-def admm_radius(lr: float, rho: float, num_workers: int, curvature: float = 1.0) -> float:
-    """Spectral radius of one round of the linearized, asynchronous ADMM: workers in turn; above 1 it diverges.
-
-        l_i' = l_i - (x_i - c)      x_i' = ((1 - lr h) x_i + lr rho (l_i' + c)) / (1 + lr rho)      c' = mean(x - l)
-
-    Args:
-        lr: eta.
-        rho: The penalty.
-        num_workers: p; the map has 2 p + 1 rows.
-        curvature: h.
-
-    Example:
-        >>> round(admm_radius(0.001, 2.5, 3), 5), round(admm_radius(0.001, 2.5, 8), 5)
-        (1.00097, 1.00226)
-
-    Reference:
-        arXiv 1412.6651, section 4, figure 1: chaotic at eta = 0.001, rho = 2.5.
-    """
-    check_setting(lr=lr, curvature=curvature, rho=rho, num_workers=num_workers)
-    p = num_workers
-    round_ = np.eye(2 * p + 1)  # rows: x_1..x_p, l_1..l_p, c
-    for i in range(p):
-        round_[p + i] += round_[-1] - round_[i]
-        pulled = (1 - lr * curvature) * round_[i] + lr * rho * (round_[p + i] + round_[-1])
-        round_[i] = pulled / (1 + lr * rho)
-        round_[-1] = (round_[:p] - round_[p:-1]).mean(axis=0)
-    return float(np.abs(np.linalg.eigvals(round_)).max())
 
 
 def last(holds: Callable[[float], bool], low: float, high: float) -> float:

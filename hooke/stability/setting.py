@@ -8,7 +8,7 @@ import math
 def check_setting(**settings: float) -> None:
     """Refuse what no number of workers, period or rate can be."""
     for name, value in settings.items():
-        whole = name in ("num_workers", "period")
+        whole = name in ("num_workers", "period", "turns")
         if whole and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"stability: {name} must be a whole number, at least 1. Got {value}. Use e.g. 4.")
         if not whole and not 0 < value < math.inf:

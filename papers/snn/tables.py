@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from statistics import fmean
 
 from hooke.claim import Table
+from papers.markdown import markdown, verdicts_of
 from papers.snn.claims import CLAIMS
 from papers.snn.depth_verdict import best, end
 from papers.snn.rank import METHODS
 from papers.snn.uci_verdict import small_ranking, uci_ranking
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def ranks(table: Table) -> str:
@@ -57,12 +52,6 @@ def _errors(table: Table, source: str, method: str, layers: int) -> str:
     return f"{100 * fmean(map(end, best(table, source, method, layers)[1])):.1f}"
 
 
-def verdicts(table: Table) -> str:
-    """Every claim with its verdict."""
-    rows = [[claim.sentence, claim.where, claim.judge(table).word] for claim in CLAIMS]
-    return markdown(["the paper says", "where", "verdict"], rows)
-
-
 def gradients(table: Table) -> str:
     """How the gradient's variance grows at the fixed point."""
     chi = table.where(study="jacobian").one("backward_factor")
@@ -73,7 +62,7 @@ def gradients(table: Table) -> str:
 
 
 TABLES: Mapping[str, Callable[[Table], str]] = {
-    "verdicts": verdicts,
+    "verdicts": verdicts_of(CLAIMS),
     "gradients": gradients,
     "ranks": ranks,
     "small": small,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ def test_a_missing_file_says_what_to_fetch_and_where_to_put_it(tmp_path: Path, m
         FileNotFoundError, match=rf"{tmp_path}/HTRU_2\.csv must exist\. Got no such file\. Fetch .*there\.$"
     ):
         data.htru2()
-    for load in (data.tox21, data.mnist, data.cifar10, data.uci_tasks):
+    for load in (data.tox21, data.mnist, data.fashion_mnist, data.war_and_peace, data.cifar10, data.uci_tasks):
         with pytest.raises(FileNotFoundError, match=str(tmp_path)):
             load()
 
@@ -85,19 +86,39 @@ def test_tox21_keeps_what_was_not_measured_apart(tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels, np.array([[0, np.nan], [np.nan, 1]], np.float32))
 
 
-def test_mnist_from_its_four_files(tmp_path: Path) -> None:
-    (tmp_path / "mnist").mkdir()
+@pytest.mark.parametrize(("folder", "load"), [("mnist", data.mnist), ("fashion-mnist", data.fashion_mnist)])
+def test_images_from_the_four_files(tmp_path: Path, folder: str, load: Callable[[Path], data.Arrays]) -> None:
+    (tmp_path / folder).mkdir()
     for part, count in (("train", 3), ("t10k", 2)):
         images, labels = np.arange(count * 4, dtype=np.uint8), np.arange(count, dtype=np.uint8)
         head = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in (count, 2, 2))
-        (tmp_path / f"mnist/{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(head + images.tobytes()))
+        (tmp_path / f"{folder}/{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(head + images.tobytes()))
         head = bytes([0, 0, 8, 1]) + count.to_bytes(4, "big")
-        (tmp_path / f"mnist/{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(head + labels.tobytes()))
-    x, y, test_x, test_y = data.mnist(tmp_path)
+        (tmp_path / f"{folder}/{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(head + labels.tobytes()))
+    x, y, test_x, test_y = load(tmp_path)
     assert x.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
     assert y.tolist() == [0, 1, 2]
     assert test_x.shape == (2, 4)
     assert test_y.tolist() == [0, 1]
+
+
+BOOK = '"Well, Prince,\nso Genoa and Lucca are\n...\nand to recognize a dependence of which we are not\nconscious.'
+
+
+@pytest.mark.parametrize("before", ["", "\ufeff", "Produced by somebody\n\nChapter 1\n\n"])
+@pytest.mark.parametrize("after", ["", "\n\nEnd of the book. License.", "\n\nMy alarm rang too early again (^_^)"])
+def test_war_and_peace_is_cut_to_the_book(tmp_path: Path, before: str, after: str) -> None:
+    (tmp_path / "war-and-peace.txt").write_text(before + BOOK + after, encoding="utf-8")
+    assert data.war_and_peace(tmp_path) == BOOK
+
+
+@pytest.mark.parametrize("text", [BOOK[3:], BOOK[:-3], ""])
+def test_a_war_and_peace_without_its_ends_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "war-and-peace.txt").write_text(text)
+    begin = r"^war_and_peace: the text must begin with 'Well, .* and end with .*\."
+    message = begin + r" Got another .*war-and-peace\.txt\. Fetch a"
+    with pytest.raises(ValueError, match=message):
+        data.war_and_peace(tmp_path)
 
 
 def test_cifar10_from_a_zip_of_pictures(tmp_path: Path) -> None:

@@ -617,7 +617,7 @@ def judged_papers() -> list[Any]:
 
 def test_the_readme_says_what_the_records_say() -> None:
     inside = readme.between((ROOT / "README.md").read_text(encoding="utf-8"))[1]
-    assert inside == f"\n{readme.markdown(judged_papers())}"
+    assert inside == f"\n{readme.overview(judged_papers())}"
 
 
 def test_the_documents_say_what_the_records_say() -> None:

@@ -1,0 +1,177 @@
+"""Writes docs/which_method.md and its picture from the records in benchmarks/results/.
+
+python benchmarks/which_method.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import language_page
+import machine
+import own_data_page
+from comparison import ahead, apart, megabytes, minus, number, says
+from language_page import Language
+from own_data_page import OwnData
+
+from hooke.claim import Table
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+INTRODUCTION = """# Which method when
+
+Made by `python benchmarks/which_method.py` from the records in `benchmarks/results/`: no number here is typed by hand,
+and a sentence that the records do not bear out stops the program. One method is called better than another only if it
+was with every seed. The tasks are small, so take the order of the methods from here and not the size of a difference.
+
+Every method searched the same learning rates with one seed, then at the best rate two more values of its own setting,
+where it has one (DiLoCo: outer rate and momentum; EASGD: beta); all seeds run the best. These are real workers with
+real gradients, in one process on a virtual clock (`hooke.simulate`). They are equally fast: Local SGD and DiLoCo
+exchange all at once, EASGD's workers one by one, in an order left to chance.
+"""
+
+SECTIONS: dict[str, Callable[[Table], str]] = {
+    "language": language_page.section,
+    "own_data": own_data_page.section,
+}
+"""Record -> what it says; a record that is not there is left out."""
+
+
+def in_short(known: Mapping[str, Table]) -> str:
+    """The answers, each with what it rests on."""
+    if not known.keys() >= {"language", "own_data"}:
+        return ""
+    text, own = Language(known["language"]), OwnData(known["own_data"])
+    answers = {
+        "Which method?": [*_method(text), _method_for_own_data(own)],
+        "Which period?": _period(text, own),
+        "How many workers?": [
+            "Each record here has one number of workers, so it does not say. What more of them bring in speed, and "
+            "whether they stay stable, says [`hooke plan`](guide.md#planning-a-run)."
+        ],
+        "What do I lose?": [*_loss(text), *_loss_with_own_data(own)],
+    }
+    return "\n## In short\n\n" + "".join(f"- **{asked}** {' '.join(said)}\n" for asked, said in answers.items())
+
+
+def _method(text: Language) -> list[str]:
+    local, dilo, elastic = (text.runs[name, 10] for name in ("Local SGD", "DiLoCo", "EASGD"))
+    later_local, later_dilo, later_elastic = (text.runs[name, 50] for name in ("Local SGD", "DiLoCo", "EASGD"))
+    less = 1 - text.share("EASGD", 10) / text.share("Local SGD", 10)
+    return [
+        says(
+            "Where all workers draw from the same data and exchange often, Local SGD: on the language model at period "
+            f"10 it ends {text.lost('Local SGD', 10).mean:.3f} nats above DDP, DiLoCo "
+            f"{text.lost('DiLoCo', 10).mean:.3f}, EASGD {text.lost('EASGD', 10).mean:.3f}.",
+            ahead(local, dilo, "loss", -1) and ahead(local, elastic, "loss", -1),
+        ),
+        says(
+            f"At period 50 DiLoCo is better, {text.lost('DiLoCo', 50).mean:.3f} against "
+            f"{text.lost('Local SGD', 50).mean:.3f}, with less outer momentum than its paper has (the runs are "
+            "short).",
+            ahead(later_dilo, later_local, "loss", -1) and later_dilo[0]["settings"]["setting"][1] < 0.9,
+        ),
+        says(
+            "EASGD ends behind both. What it offers instead is in no table here: nobody waits for the slowest. A "
+            f"worker also sends {100 * less:.0f} % less than around a ring.",
+            ahead(dilo, elastic, "loss", -1) and ahead(later_local, later_elastic, "loss", -1),
+        ),
+    ]
+
+
+def _method_for_own_data(own: OwnData) -> str:
+    accuracy = {name: 100 * own.at_end(name, "by class", 5).mean for name in ("EASGD", "Local SGD", "DiLoCo")}
+    return says(
+        f"Where each worker has data of its own, Local SGD or DiLoCo ({accuracy['Local SGD']:.0f} and "
+        f"{accuracy['DiLoCo']:.0f} % right at period 5) and not EASGD ({accuracy['EASGD']:.0f} %).",
+        all(
+            ahead(own.runs[name, "by class", period], own.runs["EASGD", "by class", period], "accuracy", 1)
+            for name in ("Local SGD", "DiLoCo")
+            for period in (5, 50)
+        ),
+    )
+
+
+def _period(text: Language, own: OwnData) -> list[str]:
+    names = ("Local SGD", "EASGD", "DiLoCo")
+    costs = [minus(text.runs[name, 50], text.runs[name, 10], "loss").mean for name in names]
+    often, seldom = (own.runs["Local SGD", "by class", period] for period in (5, 50))
+    return [
+        says(
+            "As short as the link allows. On the language model, 50 in place of 10 costs "
+            f"{', '.join(f'{name} {cost:.3f}' for name, cost in zip(names, costs, strict=True))} nats for a fifth of "
+            "the bytes.",
+            all(ahead(text.runs[name, 10], text.runs[name, 50], "loss", -1) for name in names),
+        ),
+        says(
+            "Where workers have data of their own, 50 in place of 5 costs Local SGD "
+            f"{100 * minus(often, seldom, 'accuracy').mean:.0f} points of accuracy.",
+            ahead(often, seldom, "accuracy", 1),
+        ),
+    ]
+
+
+def _loss(text: Language) -> list[str]:
+    lost = {setup: text.lost(*setup).mean for setup in text.runs if setup[0] != "DDP"}
+    least, most = min(lost, key=lost.__getitem__), max(lost, key=lost.__getitem__)
+    behind = {setup for setup in lost if ahead(text.ddp, text.runs[setup], "loss", -1)}
+    share = text.share("Local SGD", 50)
+    begun = text.after(text.ddp, 1e6 * share * megabytes(text.ddp))
+    return [
+        says(
+            f"At equal examples {least[0]} at period {least[1]} comes nearest to DDP on the language model: "
+            f"{number(text.lost(*least), 3, sign='+')} nats with {100 * text.share(*least):.0f} % of its bytes, which "
+            f"{len(text.ddp)} seeds do not tell from nothing.",
+            least not in behind and not apart(text.lost(*least)),
+        ),
+        says(
+            f"All others end above DDP, up to {lost[most]:.3f} ({most[0]} at period {most[1]}, "
+            f"{100 * text.share(*most):.1f} % of the bytes).",
+            behind == lost.keys() - {least},
+        ),
+        says(
+            f"At equal bytes all are far ahead: when DDP has sent {100 * share:.0f} % of its bytes, it is at {begun}.",
+            float(begun) > 0.5 + max(text.at_end(*setup).mean for setup in lost),
+        ),
+    ]
+
+
+def _loss_with_own_data(own: OwnData) -> list[str]:
+    lost = {setup: 100 * own.lost(*setup).mean for setup in own.runs if setup[0] != "DDP"}
+    mixed = {setup: points for setup, points in lost.items() if setup[1] == "mixed"}
+    apart = {setup: points for setup, points in lost.items() if setup[1] == "by class"}
+    least = min(apart, key=apart.__getitem__)
+    return [
+        says(f"With mixed images nobody loses more than {max(mixed.values()):.1f} points.", max(mixed.values()) > 0),
+        says(
+            f"With two classes each everybody loses: {least[0]} at period {least[2]} {apart[least]:.0f} points, and "
+            "more everywhere else.",
+            all(ahead(own.ddp["by class"], own.runs[setup], "accuracy", 1) for setup in apart),
+        ),
+    ]
+
+
+def records() -> dict[str, Table]:
+    """The records that are there."""
+    paths = {name: machine.RESULTS / f"{name}.jsonl" for name in SECTIONS}
+    return {name: Table.read(path) for name, path in paths.items() if path.exists()}
+
+
+def page() -> str:
+    """The whole text of docs/which_method.md."""
+    known = records()
+    return (
+        INTRODUCTION
+        + in_short(known)
+        + "".join(write(known[name]) for name, write in SECTIONS.items() if name in known)
+    )
+
+
+def main() -> None:
+    (DOCS / "which_method.md").write_text(page())
+    language_page.picture(records()["language"], DOCS / "which_method.svg")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Studies and judgments of zhang2015easgd."""
