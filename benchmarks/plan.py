@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import socket
 import statistics
 import subprocess
@@ -269,6 +270,7 @@ def main() -> None:
     parser.add_argument("--serve", nargs=3, type=int, help=argparse.SUPPRESS)
     parser.add_argument("--work", nargs=4, type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the namespaces go
     if arguments.serve:
         serve(arguments.serve[0], bool(arguments.serve[1]), arguments.serve[2])
     elif arguments.work:

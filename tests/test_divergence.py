@@ -165,9 +165,9 @@ def test_a_run_that_leaves_its_stable_region_is_warned_of_once_and_in_time(
     name = type(rule).__name__
     limit = made.border / 0.1
     assert text.startswith(
-        "Worker: the run must stay in its stable region. Got signs that it left it: its distance from"
+        "Worker: the run must stay in its stable region. Got a distance from the center that has grown"
     )
-    assert f"This is {name} with {p} worker{'s' * (p > 1)}, lr 0.1 and period {tau}, which is stable only" in text
+    assert f"This is {name} with {p} worker{'s' * (p > 1)}, lr 0.1 and period {tau}, stable only where" in text
     assert f"where the loss curves less than {limit:.3g}. Lower lr" in text
     assert text.endswith("`hooke plan SCRIPT` measures how far.")
     assert ("or use EASGD" in text) == (name not in ("EASGD", "EAMSGD"))
