@@ -61,8 +61,8 @@ class Cifar10:
         costs = {name: -_lead(self.runs[name, PERIODS[-1]], self.runs[name, PERIODS[0]]).mean for name in METHODS}
         said = ", ".join(f"{name} {cost:.1f}" for name, cost in costs.items())
         return says(
-            f"A spring bears long periods, DOWNPOUR does not: {PERIODS[-1]} in place of {PERIODS[0]} costs {said} points "
-            "of test error on CIFAR-10.",
+            f"A spring bears long periods, DOWNPOUR does not: {PERIODS[-1]} in place of {PERIODS[0]} costs {said} "
+            "points of test error on CIFAR-10.",
             max(costs["EASGD"], costs["EAMSGD"]) < costs["DOWNPOUR"]
             and _ahead(self.runs["DOWNPOUR", PERIODS[0]], self.runs["DOWNPOUR", PERIODS[-1]]),
         )
@@ -71,7 +71,9 @@ class Cifar10:
         """How many workers."""
         said = []
         for name in ("EAMSGD", "EASGD"):
-            runs = [best(self.record, name, p, GROWTH[name]) for p in numbers_of_workers(self.record, name, GROWTH[name])]
+            runs = [
+                best(self.record, name, p, GROWTH[name]) for p in numbers_of_workers(self.record, name, GROWTH[name])
+            ]
             runs = [one for one in runs if len(one.seeds) >= 3]
             errors = ", ".join(f"{100 * one.error:.1f} % with {one.workers}" for one in runs)
             lead = _lead(runs[-1], runs[0])
