@@ -86,9 +86,10 @@ DEPARTURES = (
     "MDOWNPOUR's master follows the look-ahead form that equals Nesterov's method for one worker; the paper's own line "
     "was not at hand.",
     "Chosen on what is then judged: the rate of each method by the test error of seed 0, which is one of the three "
-    "seeds, as in the paper, which has no validation set. This favors whoever has more rates. The three rates of the study "
-    "of the number of workers are the largest, although DOWNPOUR, which adds up its workers' ways, may want smaller ones "
-    "for more workers; where the best rate is the smallest or largest that was tried, the tables show a star.",
+    "seeds, as in the paper, which has no validation set. This favors whoever has more rates. The three rates of the "
+    "study of the number of workers are the largest, although DOWNPOUR, which adds up its workers' ways, may want "
+    "smaller ones for more workers; where the best rate is the smallest or largest that was tried, the tables show a "
+    "star.",
     "The conditions of the claims were written before any run was looked at. Six were made stricter after the study of "
     "the period, none looser: every rival counts and not the nearest only, periods 1 and 64 are compared and not the "
     "better of several, every step from fewer to more workers counts, speed-ups need intervals, a run in which a "
