@@ -111,8 +111,8 @@ def full() -> list[Row]:
 
 def repeated(rows: list[Row], study: str, seeds: Sequence[int] = (1, 2), **settings: Any) -> list[Row]:
     """The same with more seeds of the search's trials that have these settings."""
-    more = [deepcopy(row) | {"study": f"{study}, repeated"} for row in chosen(rows, study=study, **settings)]
-    return rows + [row | {"settings": row["settings"] | {"seed": seed}} for row in more for seed in seeds]
+    more = [{**deepcopy(row), "study": f"{study}, repeated"} for row in chosen(rows, study=study, **settings)]
+    return rows + [{**row, "settings": {**row["settings"], "seed": seed}} for row in more for seed in seeds]
 
 
 def chosen(rows: list[Row], study: str | None = None, **settings: Any) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -113,7 +114,7 @@ def test_momentum_and_weight_decay() -> None:
 
 @pytest.mark.parametrize("method", ["EAMSGD", "DOWNPOUR"])
 def test_the_same_cell_gives_the_same_to_the_bit(method: str) -> None:
-    first, again, other = (training.trial(method, **CELL | {"seed": seed}) for seed in (3, 3, 4))
+    first, again, other = (training.trial(method, **{**CELL, "seed": seed}) for seed in (3, 3, 4))
     assert first == again
     assert first["loss"] != other["loss"]
     assert len(first["error"]) == len(first["seconds"]) == 3
@@ -124,9 +125,9 @@ def test_the_same_cell_gives_the_same_to_the_bit(method: str) -> None:
 def test_one_worker_alone_is_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """MSGD: LocalSGD of one worker, against torch's own optimizer and nothing of hooke's."""
 
-    def calm(width: int) -> nn.Module:
+    def calm(width: int) -> nn.Sequential:
         model = network(width)
-        model[-2].p = 0.0
+        model[-2] = nn.Identity()
         return model
 
     network = training.network
@@ -186,10 +187,45 @@ def test_processes_train_around_a_center() -> None:
 
 
 @pytest.mark.parametrize("fault", [{"source": "nowhere"}, {"batch": -1}], ids=["before the start", "after it"])
-def test_a_worker_that_fails_is_said_at_once(fault: dict[str, Any]) -> None:
-    cell = {"workers": 2, "period": 2, "lr": 0.05, "seed": 0, "width": 2, "batch": 4, "seconds": 0.1, "points": 1}
-    with pytest.raises(RuntimeError, match=r"^real: every worker must end well\. Got exit codes \[1, 1\]\. Read what"):
+def test_a_worker_that_fails_fails_the_trial(fault: dict[str, Any]) -> None:
+    cell = {"workers": 1, "period": 2, "lr": 0.05, "seed": 0, "width": 2, "batch": 4, "seconds": 0.1, "points": 1}
+    with pytest.raises(
+        RuntimeError, match=r"^real: every worker must end well\. Got exit codes \[1\]\. Read what they"
+    ):
         real.trial("EASGD", **{"source": "toy", **cell, **fault})
+
+
+class Ended:
+    """Stands for a process."""
+
+    pid = 1
+
+    def __init__(self, exitcode: int) -> None:
+        self.exitcode = exitcode
+
+    def join(self, timeout: float | None = None) -> None:
+        pass
+
+    kill = join
+
+
+def test_nobody_waits_for_a_worker_that_died_before_the_start() -> None:
+    """One of two is at the barrier, the other was killed on its way."""
+    ready, freed = threading.Barrier(3), []
+
+    def waiting() -> None:
+        try:
+            ready.wait(60)
+        except threading.BrokenBarrierError:
+            freed.append(True)
+
+    thread = threading.Thread(target=waiting)
+    thread.start()
+    processes: Any = [Ended(1), Ended(-9)]
+    with pytest.raises(RuntimeError, match=r"Got exit codes \[1, -9\]"):
+        real._meet(ready, processes)  # pyright: ignore[reportArgumentType]
+    thread.join()
+    assert freed
 
 
 def test_a_worker_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
