@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import cifar10_page
 import language_page
 import machine
 import own_data_page
+from cifar10_page import Cifar10
 from comparison import ahead, apart, megabytes, minus, number, says
 from language_page import Language
 from own_data_page import OwnData
@@ -25,30 +27,33 @@ Made by `python benchmarks/which_method.py` from the records in `benchmarks/resu
 and a sentence that the records do not bear out stops the program. One method is called better than another only if it
 was with every seed. The tasks are small, so take the order of the methods from here and not the size of a difference.
 
-Every method searched the same learning rates with one seed; then, where it has a setting of its own (DiLoCo: outer rate
-and momentum; EASGD: beta), two more values of that at the best rate, and the rates again with the best value. All seeds
-run the best. These are real workers with real gradients, in one process on a virtual clock (`hooke.simulate`). They are
-equally fast: Local SGD and DiLoCo exchange all at once, EASGD's workers one by one, in an order left to chance.
+In the first two comparisons every method searched the same learning rates with one seed; then, where it has a setting
+of its own (DiLoCo: outer rate and momentum; EASGD: beta), two more values of that at the best rate, and the rates again
+with the best value. All seeds run the best. The third is a paper's own comparison. All are real workers with real
+gradients, in one process on a virtual clock (`hooke.simulate`). They are equally fast: Local SGD and DiLoCo exchange all
+at once, EASGD's workers one by one, in an order left to chance.
 """
 
 SECTIONS: dict[str, Callable[[Table], str]] = {
     "language": language_page.section,
     "own_data": own_data_page.section,
+    "cifar10": cifar10_page.section,
 }
 """Record -> what it says; a record that is not there is left out."""
 
 
 def in_short(known: Mapping[str, Table]) -> str:
     """The answers, each with what it rests on."""
-    if not known.keys() >= {"language", "own_data"}:
+    if not known.keys() >= SECTIONS.keys():
         return ""
-    text, own = Language(known["language"]), OwnData(known["own_data"])
+    text, own, images = Language(known["language"]), OwnData(known["own_data"]), Cifar10(known["cifar10"])
     answers = {
-        "Which method?": [*_method(text), _method_for_own_data(own)],
-        "Which period?": _period(text, own),
+        "Which method?": [*images.method(), *_method(text), _method_for_own_data(own)],
+        "Which period?": [*_period(text, own), images.period()],
         "How many workers?": [
-            "Each record here has one number of workers, so it does not say. What more of them bring in speed, and "
-            "whether they stay stable, says [`hooke plan`](guide.md#planning-a-run)."
+            *images.workers(),
+            "What more of them bring in speed, and whether they stay stable, says "
+            "[`hooke plan`](guide.md#planning-a-run); where one center is too slow for them, [growth](growth.md).",
         ],
         "What do I lose?": [*_loss(text), *_loss_with_own_data(own)],
     }
@@ -161,7 +166,7 @@ def _loss_with_own_data(own: OwnData) -> list[str]:
 
 def records() -> dict[str, Table]:
     """The records that are there."""
-    paths = {name: machine.RESULTS / f"{name}.jsonl" for name in SECTIONS}
+    paths = {name: machine.RESULTS / f"{name}.jsonl" for name in SECTIONS} | {"cifar10": cifar10_page.RECORD}
     return {name: Table.read(path) for name, path in paths.items() if path.exists()}
 
 
