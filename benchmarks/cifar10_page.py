@@ -53,9 +53,9 @@ class Cifar10:
         spring, ours, downpour = (self.runs[name, PERIODS[0]] for name in ("EASGD", "EAMSGD", "DOWNPOUR"))
         lead = _lead(ours, average)
         return says(
-            f"Who can afford an exchange in every step may take DOWNPOUR: there it ends at {100 * downpour.error:.1f} % "
-            f"test error, EASGD at {100 * spring.error:.1f} %, and three seeds do not tell DOWNPOUR with a moving average "
-            f"({100 * average.error:.1f} %) from EAMSGD ({100 * ours.error:.1f} %).",
+            "Who can afford an exchange in every step may take DOWNPOUR: there it ends at "
+            f"{100 * downpour.error:.1f} % test error, EASGD at {100 * spring.error:.1f} %, and three seeds do not tell "
+            f"DOWNPOUR with a moving average ({100 * average.error:.1f} %) from EAMSGD ({100 * ours.error:.1f} %).",
             downpour.error < spring.error and lead.low < 0 < lead.high,
         )
 

@@ -30,8 +30,8 @@ was with every seed. The tasks are small, so take the order of the methods from 
 In the first two comparisons every method searched the same learning rates with one seed; then, where it has a setting
 of its own (DiLoCo: outer rate and momentum; EASGD: beta), two more values of that at the best rate, and the rates again
 with the best value. All seeds run the best. The third is a paper's own comparison. All are real workers with real
-gradients, in one process on a virtual clock (`hooke.simulate`). They are equally fast: Local SGD and DiLoCo exchange all
-at once, EASGD's workers one by one, in an order left to chance.
+gradients, in one process on a virtual clock (`hooke.simulate`). They are equally fast: Local SGD and DiLoCo exchange
+all at once, EASGD's workers one by one, in an order left to chance.
 """
 
 SECTIONS: dict[str, Callable[[Table], str]] = {
