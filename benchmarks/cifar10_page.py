@@ -55,7 +55,7 @@ class Cifar10:
         return says(
             "Who can afford an exchange in every step may take DOWNPOUR: there it ends at "
             f"{100 * downpour.error:.1f} % test error, EASGD at {100 * spring.error:.1f} %, and three seeds do not "
-            f"tell DOWNPOUR with a moving average ({100 * average.error:.1f} %) from EAMSGD ({100 * ours.error:.1f} %).",
+            f"tell its moving average ({100 * average.error:.1f} %) from EAMSGD ({100 * ours.error:.1f} %).",
             downpour.error < spring.error and lead.low < 0 < lead.high,
         )
 
