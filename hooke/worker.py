@@ -205,8 +205,7 @@ class Worker:
             return
         workers, period = self.center.counted_workers, self._longest_period()
         said = sentence(type(self.rule).__name__, lr, workers, period, self._border(workers, period), growth)
-        self._journal.note("diverging", growth, self.steps, note=said)
-        warnings.warn(said, RuntimeWarning, stacklevel=2)
+        self._journal.diverging(growth, self.steps, said)
 
     def _border(self, num_workers: int, period: int) -> float | None:
         """Smallest lr * curvature that is not stable; `None` where that is not known."""

@@ -59,7 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # before a run
     "stability": {"averaged", "outer", "rule"},
     "plan": {"launch", "run", "stability"},
-    "simulate": {"exchange", "flat", "launch", "record", "rule", "run", "spec", "worker"},
+    "simulate": {"exchange", "flat", "journal", "launch", "record", "rule", "run", "spec", "worker"},
     # the command
     "launch": {"center", "checkpoint", "record", "report", "run"},
     "report": {"claim", "record", "run"},

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from torch import Tensor, nn
 import hooke
 from hooke.rule import Rule
 from hooke.simulate import Cluster, Failure, Simulation
+from hooke.simulate.center import Shared, VirtualCenter
+from hooke.spec import CenterSpec, Refused
 
 UNEVEN = Cluster(3, [1.0, 1.3, 2.1], jitter=0.2, bandwidth=16 * 32 / 0.7, latency=0.1)
 
@@ -274,3 +278,21 @@ def test_leaders_pull_the_others(synchronous: bool) -> None:
             follower += 0.5 * (seen - follower) if exchange or synchronous else 0.0
         x = next(simulation._members[0].worker.model.parameters()).detach()
         torch.testing.assert_close(x, torch.full((3,), follower))
+
+
+def test_a_worker_that_is_refused_leads_nobody() -> None:
+    """The lowest loss is worker 0's, whose values are not finite: as with `ReplicatedCenter`, worker 1 leads."""
+    flat = hooke.FlatParameters(nn.Linear(1, 1))
+    shared = Shared(synchronous=True)
+    ends = [VirtualCenter(shared, worker) for worker in range(3)]
+    for loss, end in zip((0.1, 0.5, 0.9), ends, strict=True):
+        end.join(torch.zeros_like(flat.vector), CenterSpec.of(flat.entries, (), ""))
+        end.report(loss)
+    shared.workers = shared.expected = 3
+    xs = [torch.full_like(flat.vector, value) for value in (math.inf, 1.0, 3.0)]
+    with ThreadPoolExecutor(3) as threads:
+        done = [threads.submit(end.exchange_, x, hooke.LSGD(0.1)) for end, x in zip(ends, xs, strict=True)]
+    assert [type(one.exception()) for one in done] == [Refused, type(None), type(None)]
+    assert shared.vector is not None
+    assert (shared.vector[0].item(), xs[1][0].item()) == (1.0, 1.0)
+    assert xs[2][0].item() == pytest.approx(3 - 0.1 * 2)
