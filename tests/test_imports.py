@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "journal": {"center", "exchange", "record", "run", "spec"},
     "schedule": set(),
     "rehearsal": {"checkpoint", "run"},
-    "divergence": set(),
+    "divergence": {"stability"},
     "worker": {
         "center",
         "divergence",
@@ -45,7 +45,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "run",
         "schedule",
         "spec",
-        "stability",
     },
     # files and runs
     "checkpoint": set(),

@@ -105,6 +105,7 @@ class Member:
         self.worker.run = None  # inside `hooke run`, too: a simulation leaves rows of its own, in virtual seconds
         self.worker.start()
         self.worker._journal = self._heard = Heard(None, center)
+        self.worker._exchange.measure_always()  # else when it warns would depend on how fast this machine is
         self._beside = OnCall()
         if isinstance(self.worker._exchange, Overlapped):
             self.worker._exchange.run_by(self._beside)
