@@ -42,7 +42,7 @@ def section(record: Table) -> str:
         f"those of two classes), AdamW inside, batch {cell['batch']}, {cell['steps']:,} steps a worker, constant rate. "
         "Accuracies are those of the center on the test images; the settings were chosen on training images that were "
         "held out. The methods of one period exchange equally often, with one vector each way to EASGD's center and 2 "
-        "(p - 1) / p around the others' ring. The smallest rate was added when the one above it had been best.\n\n"
+        "(p - 1) / p around the others' ring.\n\n"
     )
     text += _accuracies(runs) + INTERVALS + _averages(runs, record)
     return text + source(newest(record), "HOOKE_DATA=FOLDER python benchmarks/own_data.py")

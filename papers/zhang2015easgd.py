@@ -83,8 +83,8 @@ DEPARTURES = (
     "Real seconds: two processes on the two hardware threads of one core, at the rates that were best in the "
     "simulation (of four workers for EAMSGD), 40 seconds a run.",
     "The study of the number of workers searches rates for 4 and 8 workers; 16, at the rates of 8, are asked for and "
-    "have not run. EAMSGD's best rate is the smallest of its grid at periods 10, 16 and 64, so that smaller ones may be "
-    "better; the runs in real seconds and the measured step shared the machine with other programs.",
+    "have not run. EAMSGD's best rate is the smallest of its grid at periods 10, 16 and 64, so that smaller ones may "
+    "be better; the runs in real seconds and the measured step shared the machine with other programs.",
     "MDOWNPOUR's master follows the look-ahead form that equals Nesterov's method for one worker; the paper's own line "
     "was not at hand.",
     "Chosen on what is then judged: the rate of each method by the test error of seed 0, which is one of the three "

@@ -119,7 +119,7 @@ class Cluster:
             _check(
                 listed, "step_seconds must be one number, or one for each worker", repr(self.step_seconds), "a float"
             )
-            object.__setattr__(self, "step_seconds", tuple(float(each) for each in self.step_seconds))
+            object.__setattr__(self, "step_seconds", tuple(float(each) for each in self.step_seconds))  # pyright: ignore[reportGeneralTypeIssues]
             count = f"one for each of {self.num_workers} workers"
             given = len(self.step_seconds)  # pyright: ignore[reportArgumentType]
             _check(given == self.num_workers, f"step_seconds must be one number or {count}", given, count)
