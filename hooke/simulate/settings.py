@@ -50,7 +50,7 @@ def check_until(until: object, reached: float) -> None:
     Raises:
         ValueError: It is not.
     """
-    if not isinstance(until, Real) or not reached <= until < math.inf:
+    if not isinstance(until, Real) or not reached <= float(until) < math.inf:
         raise ValueError(
             f"Simulation: until must be a time from the {reached:g} seconds reached on. Got {until!r}. Use a later one."
         )
