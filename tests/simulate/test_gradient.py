@@ -198,8 +198,8 @@ def late_use(model: Any, x: Tensor) -> Tensor:
 def test_a_parameter_that_is_used_later_is_trained_as_one_model_alone_does() -> None:
     together, apart = models_of(Late, 3), models_of(Late, 3)
     ours, theirs = Gradients(late_use, True, CPU), Gradients(late_use, False, CPU)
-    for rows in (4, 6):
-        data = [torch.ones(rows, 1)] * 3
+    for rows, value in ((4, 1.0), (6, 1.0), (4, 0.0)):  # the last: gradients that are there, and zero
+        data = [torch.full((rows, 1), value)] * 3
         assert ours.compute_(together, data, range(3)) == pytest.approx(theirs.compute_(apart, data, range(3)))
         for one, other in zip(together, apart, strict=True):
             used = {name: p.grad for name, p in other.named_parameters() if p.grad is not None}
