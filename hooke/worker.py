@@ -22,7 +22,7 @@ from hooke.rehearsal import Rehearsal
 from hooke.rule import EASGD, Rule
 from hooke.run import Run
 from hooke.schedule import Period, Schedule, check_count
-from hooke.spec import CenterSpec
+from hooke.spec import CenterSpec, length
 
 DEFAULT_PERIOD = 10
 """tau of EASGD and EAMSGD in the study of p in arXiv 1412.6651, section 5."""
@@ -197,8 +197,8 @@ class Worker:
             self._warn_if_diverging(outcome.center_distance)
 
     def _warn_if_diverging(self, distance: float) -> None:
-        length = lambda: float(torch.linalg.vector_norm(self._flat.vector))  # noqa: E731
-        sign = self._watch.sign(distance, self.steps, num_workers=self.center.counted_workers, length=length)
+        known = {"num_workers": self.center.counted_workers, "length": lambda: length(self._flat.vector)}
+        sign = self._watch.sign(distance, self.steps, **known)
         if sign is not None:
             self._journal.diverging(sign.growth, self.steps, sign.text)
 

@@ -160,8 +160,8 @@ def test_a_run_that_leaves_its_stable_region_is_warned_of_once_and_in_time(
                 break
         assert all(bool(model.x.isfinite().all()) for model, _, _ in loops)
         assert len(said) == p  # each worker once
-        exchange_rounds(loops, 2, tau)
-        assert len(said) == p
+        exchange_rounds(loops, 2, tau)  # the center may refuse what is not finite by then
+        assert sum("stable region" in str(one.message) for one in said) == p
     text = str(said[0].message)
     name = type(rule).__name__
     limit = made.border / 0.1

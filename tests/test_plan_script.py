@@ -97,7 +97,9 @@ def test_a_script_is_measured_and_stopped(folder: Path) -> None:
     before = sorted(folder.iterdir())
     said = plan("--json", "--workers", "2", "--bandwidth", "100M", "train.py", "0.001", "1000000")
     assert said.exit_code == 0 and "trained to the end" not in said.output
-    told = json.loads(said.output)
+    told = json.loads(said.stdout)
+    assert "hooke plan: train.py, one process: waiting for the first step, at most 60 s\n" in said.stderr
+    assert "hooke plan: train.py, one process: first step after " in said.stderr
     setting = {"workers": 2, "method": "easgd", "lr": 0.001, "batch": 32.0, "beta": 0.8, "bandwidth": 1e8, "period": 4}
     assert {name: told["setting"][name] for name in setting} == setting
     assert told["setting"]["curvature"] == pytest.approx(12.5, rel=1e-3)
@@ -239,7 +241,40 @@ def test_a_script_that_can_not_be_measured_is_one_sentence(folder: Path, script:
     (folder / "train.py").write_text(script)
     said = plan("train.py", json.dumps(COPY))
     assert said.exit_code == 2 and said.stdout == ""
-    assert said.stderr.startswith("hooke plan: ") and sentence in said.stderr and said.stderr.count("\n") == 1
+    progress, last = said.stderr.splitlines()[:-1], said.stderr.splitlines()[-1]
+    assert last.startswith("hooke plan: ") and sentence in last
+    assert all(line.startswith("hooke plan: train.py, one process: ") for line in progress) and len(progress) <= 2
+
+
+LOOPS = "import time\nprint('loading images', flush=True)\nwhile True: time.sleep(0.05)"
+
+
+def test_a_script_without_a_worker_is_waited_for_no_longer_than_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measurement, "SAY_SECONDS", 1.5)
+    (folder / "train.py").write_text(LOOPS)
+    said = plan("--wait", "4", "train.py")
+    assert said.exit_code == 2 and said.stdout == ""
+    assert said.stderr.splitlines()[-1] == (
+        "hooke plan: SCRIPT must take its first step inside `with hooke.Worker(model, optimizer, rule)` within 4 "
+        "seconds. Got train.py, which has not; its last line: loading images. Put its loop there, or wait longer: "
+        "--wait 40."
+    )
+    assert "hooke plan: train.py, one process: no step after 3 s; its last line: loading images\n" in said.stderr
+
+
+@pytest.mark.parametrize("wait", ["0", "-1", "nan", "inf"])
+def test_a_wait_is_a_time(folder: Path, wait: str) -> None:
+    (folder / "train.py").write_text("open('ran', 'w')")
+    said = plan("--wait", wait, "train.py")
+    assert said.exit_code == 2 and "--wait must be above 0 and finite. Got" in said.stderr
+    assert not (folder / "ran").exists()
+
+
+def test_a_wait_needs_a_script() -> None:
+    said = plan(*["--wait", "5", "--parameters", "5", "--workers", "2", "--step-seconds", "1", "--bandwidth", "1G"])
+    assert said.exit_code == 2 and "--wait must stand before a SCRIPT. Got none." in said.stderr
 
 
 def test_one_process_that_fails_is_not_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hooke.checkpoint import write_atomically
 from hooke.rehearsal.curvature import Losses, first_line, top_eigenvalue
-from hooke.run import Run
+from hooke.run import FIRST_STEP, Run
 
 WARM_STEPS = 5
 EXCHANGES = 5
@@ -97,6 +97,8 @@ class Rehearsal:
             SystemExit: Everything is measured; the script is to stop.
         """
         self._steps += 1
+        if self._steps == 1:
+            self._mark(FIRST_STEP)
         if self._device.type != "cpu":
             torch.accelerator.synchronize(self._device)
         now = time.perf_counter()

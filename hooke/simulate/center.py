@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooke.rule import Rule, State
-from hooke.spec import CenterSpec, Refused, check_finite, extent
+from hooke.spec import CenterSpec, Refused, check_finite, extent, length
 
 _Part = tuple[slice, slice, Rule, bool]
 """Where it lies in x and in the center, the rule that acts on it, and whether that rule remembers anything."""
@@ -252,7 +252,7 @@ class VirtualCenter:
     def distance(self, x: Float[Tensor, " n"]) -> float:
         """Euclidean distance of x from the center."""
         assert self._shared.vector is not None
-        return float(torch.linalg.vector_norm(x - self._shared.vector))
+        return length(x - self._shared.vector)
 
     def pull_memory(self) -> dict[str, Tensor]:
         """Copies of the vectors beside the center, by name."""
