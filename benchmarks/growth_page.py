@@ -105,7 +105,7 @@ def says(made: dict[tuple, Row]) -> str:
 
     def time(name: str, workers: int, link: float) -> str:
         seconds = made[name, workers, link]["seconds_to_error"]
-        return "more time than was simulated" if seconds is None else f"{seconds:,.0f} s"
+        return f"longer than {growth.MOST:,} messages" if seconds is None else f"{seconds:,.0f} s"
 
     def age(name: str, workers: int, link: float) -> str:
         return f"{made[name, workers, link]['age']:,.0f} s"
@@ -125,13 +125,15 @@ def says(made: dict[tuple, Row]) -> str:
         f"with {many} workers takes {time('star, overlap', many, slow)} instead of {time('star', many, slow)}. What "
         f"its center knows is {age('star, overlap', many, slow)} old, which this bowl forgives; with {most:,} workers "
         f"it is {age('star, overlap', most, slow)} old, and they take {time('star, overlap', most, slow)}.\n"
-        "- **Where neither shards nor trees help.** While the star's link has room they save nothing: "
-        f"{few} workers at {fast / 1e9:g} Gbit/s take {min(alike):,.0f} to {max(alike):,.0f} s in all six layouts. In "
-        f"a tree nobody waits and no link serves more than {Tree(most).degree + 1} neighbors, but every level adds to "
-        f"the age of what the root knows: with {most:,} workers at {fast / 1e9:g} Gbit/s it is "
-        f"{age('tree, multi-scale', most, fast)} (multi-scale) and {age('tree, up/down', most, fast)} (up/down) old, "
-        f"and they take {time('tree, multi-scale', most, fast)} and {time('tree, up/down', most, fast)} to the error; "
-        f"64 shards have {age('64 shards', most, fast)} and take {time('64 shards', most, fast)}.\n"
+        f"- **Past that, shards and trees help.** {most:,} workers at {slow / 1e9:g} Gbit/s take "
+        f"{time('64 shards', most, slow)} around 64 shards, and {time('tree, up/down', most, slow)} in an up/down tree "
+        f"of {sum(Tree(most).sizes) - most} more machines, where no link serves more than {Tree(most).degree + 1} "
+        f"neighbors. A multi-scale tree takes {time('tree, multi-scale', most, slow)}: what its root knows is "
+        f"{age('tree, multi-scale', most, slow)} old, against {age('tree, up/down', most, slow)}.\n"
+        f"- **Where neither helps.** While the star's link has room they save nothing: {few} workers at "
+        f"{fast / 1e9:g} Gbit/s take {min(alike):,.0f} to {max(alike):,.0f} s in all six layouts. And where shards have "
+        f"room, the levels of a tree only add age: {most:,} workers at {fast / 1e9:g} Gbit/s take "
+        f"{time('64 shards', most, fast)} around 64 shards and {time('tree, up/down', most, fast)} in an up/down tree.\n"
     )
 
 
