@@ -152,11 +152,15 @@ def test_a_run_that_leaves_its_stable_region_is_warned_of_once_and_in_time(
     setting = {"lr": 0.1, "curvature": h, "num_workers": p, "communication_period": tau, "momentum": momentum}
     made = stability_of(rule, **setting)
     assert not made.is_stable
+
+    def texts() -> list[str]:  # what is not finite is refused, with another warning
+        return [str(one.message) for one in said if "stable region" in str(one.message)]
+
     with working(p, rule, tau, h, momentum) as loops, warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         for _ in range(300):
             exchange_rounds(loops, 1, tau)
-            if len(said) >= p:
+            if len(texts()) >= p:
                 break
         assert all(bool(model.x.isfinite().all()) for model, _, _ in loops)
         assert len(said) == p  # each worker once
@@ -277,14 +281,14 @@ def simulated_warnings(monkeypatch: pytest.MonkeyPatch, tick: float) -> list[int
                 warnings.simplefilter("always")
                 simulation.run(until=float(second))
             counts += [second] * sum("stable region" in str(one.message) for one in said)
-            if len(counts) == 4:
+            if counts:
                 break
     return counts
 
 
 def test_when_a_simulated_worker_warns_does_not_depend_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     fast = simulated_warnings(monkeypatch, tick=0.0)
-    assert len(fast) == 4
+    assert len(fast) == 1  # once for the whole simulation
     assert simulated_warnings(monkeypatch, tick=1.0) == fast
 
 

@@ -70,7 +70,7 @@ class Copy:
         curvatures: Top curvature of single batches, at the first steps and at the last; weight decay included, groups
             weighed by their learning rates.
         curvature_doubt: Largest part of a value by which it may miss an eigenvalue.
-        curvature_failure: Why there are none.
+        curvature_failure: Why there are none; `None` where it was not asked for.
     """
 
     parameters: int
@@ -147,6 +147,7 @@ def measure(
     arguments: Sequence[str] = (),
     *,
     workers: int = 1,
+    curvature: bool = True,
     wait: float = WAIT_SECONDS,
     say: Say = say_nothing,
 ) -> Measured:
@@ -158,6 +159,7 @@ def measure(
         script: The user's script, with `hooke.Worker` in it.
         arguments: Its arguments.
         workers: How many processes at once.
+        curvature: Whether to measure the curvature too, which can take longer than the rest.
         wait: Seconds from the start of a process to its first step, at most.
         say: Is told how far it is, line by line.
 
@@ -172,7 +174,7 @@ def measure(
     except LaunchError as error:
         raise PlanError(str(error)) from None
     words = [str(script), *arguments]
-    (alone,) = _copies(words, 1, curvature=True, wait=wait, say=say)
+    (alone,) = _copies(words, 1, curvature=curvature, wait=wait, say=say)
     together = _copies(words, workers, curvature=False, wait=wait, say=say) if workers > 1 else []
     return Measured(script.name, alone, tuple(together))
 
