@@ -114,7 +114,7 @@ class Cluster:
         _check(isinstance(self.drift, Drift | None), "drift must be a Drift", repr(self.drift), "e.g. Drift(60.0, 0.3)")
         if _is_number(self.step_seconds):
             object.__setattr__(self, "step_seconds", _plain(self.step_seconds))
-        else:
+        if not isinstance(self.step_seconds, int | float):
             listed = _is_listed(self.step_seconds)
             _check(
                 listed, "step_seconds must be one number, or one for each worker", repr(self.step_seconds), "a float"
