@@ -136,7 +136,7 @@ class Watch:
         since, period = next(phase for phase in reversed(self._phases) if phase[0] < max(step, 1))
         if since != self._since:
             self._since, self._divergence = since, Divergence()
-        lr = max(float(group.get("lr", 1.0)) for group in self._optimizer.param_groups)  # some have none
+        lr = max(float(group.get("lr") or 1.0) for group in self._optimizer.param_groups)  # some have none
         growth = self._divergence.grown(distance, lr=lr, length=length)
         if not growth:
             return None

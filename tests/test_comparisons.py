@@ -144,7 +144,7 @@ def tiny_run(method: str, period: int = 2) -> Any:
 def test_a_star_moves_as_many_bytes_as_its_center_counts(center: hooke.LocalCenter) -> None:
     with tiny_run("EASGD") as simulation:
         search.run_to(simulation, 40)
-        counted = [one.center.bytes_sent for one in simulation._workers.values()]
+        counted = [one.center.bytes_sent for one in simulation._members.values()]
         n, exchanges = len(simulation.center), simulation.exchanges / 4
     assert exchanges > 4
     assert language.bytes_sent("EASGD", 4, n, 10, exchanges) == sum(counted) / 4

@@ -205,7 +205,7 @@ class Rehearsal:
         """For each parameter: the root of its learning rate over the largest, and what weight decay adds."""
         top, scales, decays = _top_lr(self._optimizer), [], []
         for group in self._optimizer.param_groups:
-            share = float(group.get("lr", 0.0)) / top if top else 1.0
+            share = float(group.get("lr") or 0.0) / top if top else 1.0
             for parameter in group["params"]:
                 if parameter.requires_grad:
                     flat = torch.empty(parameter.numel(), device=parameter.device)
@@ -278,7 +278,7 @@ def _described(rule: object) -> dict[str, Any]:
 
 def _top_lr(optimizer: torch.optim.Optimizer) -> float:
     """The largest learning rate; 0 where the optimizer has none."""
-    return max(float(group.get("lr", 0.0)) for group in optimizer.param_groups)
+    return max(float(group.get("lr") or 0.0) for group in optimizer.param_groups)
 
 
 def _noise(like: Tensor) -> Tensor:
