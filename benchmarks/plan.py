@@ -52,9 +52,10 @@ def output(command: Sequence[str], **environment: str) -> str:
     return done.stdout
 
 
-def planned(script: Sequence[str], *options: str) -> Row:
+def planned(script: Sequence[str]) -> Row:
     """What `hooke plan SCRIPT` says, as JSON."""
-    return json.loads(output([*HOOKE, "plan", "--json", "--workers", "2", *options, *script, "--steps", "1000000"]))
+    words = ["--json", "--workers", "2", "--curvature", "1", *script, "--steps", "1000000"]
+    return json.loads(output([*HOOKE, "plan", *words]))
 
 
 def last_rate(text: str) -> float:

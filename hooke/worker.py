@@ -198,7 +198,8 @@ class Worker:
 
     def _watch(self, distance: float) -> None:
         """Warn once if the distance from the center grows as in a run that diverges."""
-        lr = max(float(group["lr"]) for group in self.optimizer.param_groups)
+        rates = [float(group["lr"]) for group in self.optimizer.param_groups if group.get("lr") is not None]
+        lr = max(rates, default=1.0)  # some optimizers have none
         length = lambda: float(torch.linalg.vector_norm(self._flat.vector))  # noqa: E731
         growth = self._divergence.grown(distance, lr=lr, length=length)
         if not growth:

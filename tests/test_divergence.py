@@ -137,7 +137,7 @@ UNSTABLE = [
     (hooke.Downpour(), 4, 16, 0.5, 0.0),
     (hooke.Downpour(), 4, 64, 0.5, 0.0),
     (hooke.EASGD(), 4, 4, 20.5, 0.0),
-    (hooke.EASGD(), 2, 64, 25.0, 0.0),  # a leap each period: not finite after three
+    (hooke.EASGD(), 2, 64, 22.5, 0.0),  # a leap each period: not finite soon
     (hooke.EASGD(moving_rate=0.9), 1, 1, 9.0, 0.0),
     (hooke.EAMSGD(), 4, 4, 16.0, 0.9),
     (hooke.SlowMo(0.9, 12.0), 1, 8, 2.0, 0.0),
@@ -151,17 +151,21 @@ def test_a_run_that_leaves_its_stable_region_is_warned_of_once_and_in_time(
     setting = {"lr": 0.1, "curvature": h, "num_workers": p, "communication_period": tau, "momentum": momentum}
     made = stability_of(rule, **setting)
     assert not made.is_stable
+
+    def texts() -> list[str]:  # what is not finite is refused, with another warning
+        return [str(one.message) for one in said if "stable region" in str(one.message)]
+
     with working(p, rule, tau, h, momentum) as loops, warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         for _ in range(300):
             exchange_rounds(loops, 1, tau)
-            if len(said) >= p:
+            if len(texts()) >= p:
                 break
         assert all(bool(model.x.isfinite().all()) for model, _, _ in loops)
-        assert len(said) == p  # each worker once
+        assert len(texts()) == p  # each worker once
         exchange_rounds(loops, 2, tau)
-        assert len(said) == p
-    text = str(said[0].message)
+        assert len(texts()) == p
+    text = texts()[0]
     name = type(rule).__name__
     limit = made.border / 0.1
     assert text.startswith(

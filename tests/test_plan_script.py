@@ -202,7 +202,8 @@ def test_without_a_curvature_the_border_is_told() -> None:
     words = " ".join(str(made).split())
     assert "The curvature could not be measured: it has a kink. Give it by --curvature." in words
     assert "stable while lr * curvature <" in words and "Give --curvature to have it judged." in words
-    assert advise(measured(curvatures=[]), 2, {"curvature": 1.0}).is_stable is True
+    given = advise(measured(curvatures=[]), 2, {"curvature": 1.0})
+    assert given.is_stable is True and "urvature" not in str(given).split("EASGD, 2 workers")[0]
     assert "Give --lr to have it judged." in str(advise(measured(lr=0.0), 2, {}))
 
 
@@ -244,11 +245,19 @@ def test_a_script_that_can_not_be_measured_is_one_sentence(folder: Path, script:
 
 def test_one_process_that_fails_is_not_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measurement, "END_SECONDS", 0.1)
-    (folder / "train.py").write_text(TELLS + "if run['worker'] == 1: sys.exit('too little memory')\ntime.sleep(60)")
+    fails = "import json, os, sys\nif json.loads(os.environ['HOOKE_RUN'])['worker']: sys.exit('too little memory')\n"
+    (folder / "train.py").write_text(fails + TELLS + "time.sleep(60)")
     began = time.monotonic()
     with pytest.raises(PlanError, match=r"ended with exit code 1; its last line: too little memory\. Repair"):
         measure("train.py", [json.dumps(COPY)], workers=2)
     assert time.monotonic() - began < 40
+
+
+def test_a_curvature_that_is_given_is_not_measured(folder: Path) -> None:
+    (folder / "train.py").write_text(TELLS.replace("told", "assert run['curvature'] is (sys.argv[2] != 'no'); told", 1))
+    assert plan("--workers", "1", "train.py", json.dumps(COPY), "yes").exit_code in (0, 1)
+    assert plan("--workers", "1", "--curvature", "1", "train.py", json.dumps(COPY), "no").exit_code == 0
+    assert plan("--workers", "1", "--curvature", "1", "train.py", json.dumps(COPY), "yes").exit_code == 2
 
 
 def test_a_script_that_does_not_stop_is_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ class Copy:
         curvatures: Top curvature of single batches, at the first steps and at the last; weight decay included, groups
             weighed by their learning rates.
         curvature_doubt: Largest part of a value by which it may miss an eigenvalue.
-        curvature_failure: Why there are none.
+        curvature_failure: Why there are none; `None` where it was not asked for.
     """
 
     parameters: int
@@ -128,7 +128,7 @@ class Measured:
         }
 
 
-def measure(script: str | Path, arguments: Sequence[str] = (), *, workers: int = 1) -> Measured:
+def measure(script: str | Path, arguments: Sequence[str] = (), *, workers: int = 1, curvature: bool = True) -> Measured:
     """Run the script's first steps: by one process, then, for several workers, by as many at once.
 
     What the script writes goes where it would go in a run, but for the run directory, which is a temporary one.
@@ -137,6 +137,7 @@ def measure(script: str | Path, arguments: Sequence[str] = (), *, workers: int =
         script: The user's script, with `hooke.Worker` in it.
         arguments: Its arguments.
         workers: How many processes at once.
+        curvature: Whether to measure the curvature too, which can take longer than the rest.
 
     Raises:
         PlanError: The script can't be measured.
@@ -147,7 +148,7 @@ def measure(script: str | Path, arguments: Sequence[str] = (), *, workers: int =
     except LaunchError as error:
         raise PlanError(str(error)) from None
     words = [str(script), *arguments]
-    (alone,) = _copies(words, 1, curvature=True)
+    (alone,) = _copies(words, 1, curvature=curvature)
     together = _copies(words, workers, curvature=False) if workers > 1 else []
     return Measured(script.name, alone, tuple(together))
 

@@ -54,7 +54,8 @@ def advice_on_script(
     workers = WORKERS if workers is None else workers
     known = {name: value for name, value in given.items() if value is not None}
     advice_on(**{"parameters": 1, "step_seconds": 1.0, "bandwidth": BANDWIDTH, **_lenient(known)}, workers=workers)
-    measured = measure(script, arguments, workers=workers if workers <= cores() else 1)
+    copies = workers if workers <= cores() else 1
+    measured = measure(script, arguments, workers=copies, curvature="curvature" not in known)
     return advise(measured, workers, known)
 
 
