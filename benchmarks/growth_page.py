@@ -131,9 +131,9 @@ def says(made: dict[tuple, Row]) -> str:
         f"neighbors. A multi-scale tree takes {time('tree, multi-scale', most, slow)}: what its root knows is "
         f"{age('tree, multi-scale', most, slow)} old, against {age('tree, up/down', most, slow)}.\n"
         f"- **Where neither helps.** While the star's link has room they save nothing: {few} workers at "
-        f"{fast / 1e9:g} Gbit/s take {min(alike):,.0f} to {max(alike):,.0f} s in all six layouts. And where shards have "
-        f"room, the levels of a tree only add age: {most:,} workers at {fast / 1e9:g} Gbit/s take "
-        f"{time('64 shards', most, fast)} around 64 shards and {time('tree, up/down', most, fast)} in an up/down tree.\n"
+        f"{fast / 1e9:g} Gbit/s take {min(alike):,.0f} to {max(alike):,.0f} s in all six layouts. And where shards "
+        f"have room, the levels of a tree only add age: {most:,} workers at {fast / 1e9:g} Gbit/s take "
+        f"{time('64 shards', most, fast)} around 64 shards, {time('tree, up/down', most, fast)} in an up/down tree.\n"
     )
 
 
