@@ -32,7 +32,7 @@ WORKERS = (4, 16, 64, 256, 1024, 10_000)
 CURVATURES, SIGMA, START, ERROR = tuple(np.geomspace(0.02, 1, 16).tolist()), 3.0, 4.0, 0.01
 COPIES = 16  # of each direction, so that the loss, averaged over them, says little of luck
 LAYOUTS = ("star", "star, overlap", "8 shards", "64 shards", "tree, multi-scale", "tree, up/down")
-MOST = 12_000_000  # messages of a run; whoever has not arrived by then never does
+MOST = 3_000_000  # messages of a run; whoever has not arrived by then never does
 
 
 class Look(NamedTuple):
