@@ -11,7 +11,7 @@ from search import Search
 from hooke.claim import Estimate, Row, Table, mean_interval
 
 INTERVALS = (
-    "\nIn brackets: 95 % intervals over seeds (Student's t). With three seeds they are wide. A rate at the edge was "
+    "\nIn brackets: 95 % intervals over seeds (Student's t). With so few seeds they are wide. A rate at the edge was "
     "the smallest or largest that was tried.\n"
 )
 

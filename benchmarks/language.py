@@ -227,10 +227,10 @@ FULL = Search(
 """DDP's period only says how often its center is refreshed, for the points."""
 
 SMOKE = Search(
-    setups=_setups({"DDP": [4], "Local SGD": [2, 4], "EASGD": [2], "DiLoCo": [2]}),
+    setups=_setups({"DDP": [4], "Local SGD": [2], "EASGD": [2], "DiLoCo": [2]}),
     rates=[0.01, 0.03],
-    settings=SETTINGS,
-    cell=FULL.cell
+    settings={method: values[:2] for method, values in SETTINGS.items()},
+    cell=dict(FULL.cell)
     | {"source": "toy", "width": 8, "depth": 1, "context": 8, "batch": 2, "steps": 20, "warmup": 2, "points": 2},
     seeds=[0, 1],
 )

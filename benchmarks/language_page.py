@@ -126,7 +126,7 @@ def picture(record: Table, path: Path) -> None:
         sent, losses = zip(*(map(statistics.mean, zip(*point, strict=True)) for point in curves), strict=True)
         style, label = ("-", method) if method == "DDP" else (DASHES[period], f"{method}, period {period}")
         axes.plot([one / 1e6 for one in sent], losses, style, color=COLORS[method], label=label, lw=1.8, marker=".")
-    axes.set(xlabel="MB sent by a worker", ylabel="test loss (nats a character)", xscale="log")
+    axes.set(xlabel="MB sent by a worker", ylabel="test loss (nats a character)", xscale="log", ylim=(None, 2.8))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)

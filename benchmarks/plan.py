@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import socket
 import statistics
 import subprocess
@@ -51,9 +52,10 @@ def output(command: Sequence[str], **environment: str) -> str:
     return done.stdout
 
 
-def planned(script: Sequence[str], *options: str) -> Row:
+def planned(script: Sequence[str]) -> Row:
     """What `hooke plan SCRIPT` says, as JSON."""
-    return json.loads(output([*HOOKE, "plan", "--json", "--workers", "2", *options, *script, "--steps", "1000000"]))
+    words = ["--json", "--workers", "2", "--curvature", "1", *script, "--steps", "1000000"]
+    return json.loads(output([*HOOKE, "plan", *words]))
 
 
 def last_rate(text: str) -> float:
@@ -269,6 +271,7 @@ def main() -> None:
     parser.add_argument("--serve", nargs=3, type=int, help=argparse.SUPPRESS)
     parser.add_argument("--work", nargs=4, type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the namespaces go
     if arguments.serve:
         serve(arguments.serve[0], bool(arguments.serve[1]), arguments.serve[2])
     elif arguments.work:

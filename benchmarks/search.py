@@ -40,7 +40,7 @@ class Search:
     setups: Sequence[Setup]
     rates: Sequence[float]
     settings: Mapping[str, Sequence[list[float]]]
-    cell: Mapping[str, Any]
+    cell: dict[str, Any]
     seeds: Sequence[int]
 
     def run(self, record: Trials, trial: Function) -> bool:

@@ -24,7 +24,7 @@ from torch import Tensor
 from hooke.checkpoint import load_tensors, save_tensors
 from hooke.rule import Rule, State
 from hooke.shared_memory import COUNTS, MAX_WORKERS, Locks, SharedFile
-from hooke.spec import CenterSpec, Refused, check_finite, extent
+from hooke.spec import CenterSpec, Refused, check_finite, extent, length
 
 BLOCK = 262_144
 """Elements a block (1 MiB): few enough for a block of x and of the center to stay in the cache, enough that locks cost
@@ -351,7 +351,7 @@ class LocalCenter:
 
     def distance(self, x: Float[Tensor, " n"]) -> float:
         """Euclidean distance of x from the center."""
-        return float(torch.linalg.vector_norm(x - self._attached().vector))
+        return length(x - self._attached().vector)
 
     def pull_memory(self) -> dict[str, Tensor]:
         """Copies of the vectors beside the center (`Rule.center_memory`), by name; empty for most rules."""

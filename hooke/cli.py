@@ -249,6 +249,10 @@ def plan(
     batch: Annotated[
         int | None, typer.Option(metavar="N", help="Examples a step; without it steps are counted.")
     ] = None,
+    wait: Annotated[
+        float | None,
+        typer.Option(metavar="S", show_default="60", help="Seconds that SCRIPT may take to its first step."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also draw speed-up and border, e.g. plan.png.")
@@ -294,7 +298,14 @@ def plan(
         if script is None and missing:
             options = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
             raise PlanError(f"without a SCRIPT these must be given: {options}. Got none. Give them, or a script.")
-        made = advice_on(**given) if script is None else advice_on_script(script, arguments or [], **given)
+        if script is None and wait is not None:
+            raise PlanError("--wait must stand before a SCRIPT. Got none. Give one, or drop --wait.")
+        if script is None:
+            made = advice_on(**given)
+        else:
+            say = lambda line: typer.echo(f"hooke plan: {line}", err=True)  # noqa: E731
+            patience = {} if wait is None else {"wait": wait}
+            made = advice_on_script(script, arguments or [], say=say, **patience, **given)
         if picture is not None:
             made.picture().savefig(picture, dpi=150)
     except (PlanError, ImportError, ValueError, OSError) as error:

@@ -50,6 +50,11 @@ class Journal:
         self.note("bytes_received", received, step)
         self.note("staleness", max(0, others), step)
 
+    def diverging(self, growth: float, step: int, said: str) -> None:
+        """Say that the run seems to diverge, and why."""
+        self.note("diverging", growth, step, note=said)
+        warnings.warn(said, RuntimeWarning, stacklevel=3)
+
     def close(self) -> None:
         """Write what waits."""
         if self._record is not None:

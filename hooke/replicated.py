@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooke.rule import Rule, State
-from hooke.spec import CenterSpec, Refused, check_finite, extent
+from hooke.spec import CenterSpec, Refused, check_finite, extent, length
 
 
 class ReplicatedCenter:
@@ -147,7 +147,7 @@ class ReplicatedCenter:
 
     def distance(self, x: Float[Tensor, " n"]) -> float:
         """Euclidean distance of x from the center."""
-        return float(torch.linalg.vector_norm(x - self._joined()[0]))
+        return length(x - self._joined()[0])
 
     def pull_memory(self) -> dict[str, Tensor]:
         """Copies of the vectors beside the center (`Rule.center_memory`), by name; the same on every rank."""

@@ -7,6 +7,7 @@ runs/NAME/
   workers/0.log        what worker 0 printed
   workers/0.safetensors  the newest checkpoint of worker 0, where its script saves one
   workers/0.rehearsal.json  what a rehearsal measured (`hooke plan SCRIPT`); only there
+  workers/0.first_step  there too: it has taken a step
   report.html
 """
 
@@ -20,6 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _VARIABLE = "HOOKE_RUN"
+
+
+FIRST_STEP = "first_step"
+"""Ending of the empty file that says that a rehearsed worker trains."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,10 @@ class RunDirectory:
     def rehearsal(self, worker: int) -> Path:
         """What one worker measured in a rehearsal."""
         return self.path / "workers" / f"{worker}.rehearsal.json"
+
+    def first_step(self, worker: int) -> Path:
+        """Exists once one worker has taken a step in a rehearsal."""
+        return self.path / "workers" / f"{worker}.{FIRST_STEP}"
 
     def all_rows(self) -> list[Path]:
         """The row files of every worker, in the order of their numbers."""

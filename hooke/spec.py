@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -166,6 +167,12 @@ def extent(x: Tensor, start: int | None, numel: int) -> slice:
             "x[start:stop] and its start."
         )
     return slice(start, start + x.numel())
+
+
+def length(x: Tensor) -> float:
+    """Euclidean length; also where squares overflow float32, as in a run that diverges."""
+    made = float(torch.linalg.vector_norm(x))
+    return made if made < math.inf else float(torch.linalg.vector_norm(x.double()))
 
 
 def check_finite(x: Tensor, numel: int, device: str = "cpu") -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hooke import resume
 from hooke.center import Center, LocalCenter
-from hooke.divergence import Divergence, sentence
+from hooke.divergence import Watch
 from hooke.exchange import AtOnce, ByHalves, Exchange, Outcome, Overlapped
 from hooke.flat import FlatParameters
 from hooke.journal import Journal
@@ -22,7 +22,7 @@ from hooke.rehearsal import Rehearsal
 from hooke.rule import EASGD, Rule
 from hooke.run import Run
 from hooke.schedule import Period, Schedule, check_count
-from hooke.spec import CenterSpec
+from hooke.spec import CenterSpec, length
 
 DEFAULT_PERIOD = 10
 """tau of EASGD and EAMSGD in the study of p in arXiv 1412.6651, section 5."""
@@ -139,7 +139,7 @@ class Worker:
             self._journal = Journal(self.run, self.center)
             self._exchange = self._new_exchange(told)
             self._rehearsal = self._new_rehearsal()
-            self._divergence = Divergence()
+            self._watch = self._new_watch()
             undo.pop_all()
         self._used = [(0.0, 0.0)] * len(self.optimizer.param_groups)
         self._saved = time.monotonic()
@@ -194,36 +194,19 @@ class Worker:
         if self._rehearsal is not None:
             self._rehearsal.exchanged(outcome.wait_seconds, failed=outcome.failure is not None)
         if outcome.center_distance is not None:
-            self._watch(outcome.center_distance)
+            self._warn_if_diverging(outcome.center_distance)
 
-    def _watch(self, distance: float) -> None:
-        """Warn once if the distance from the center grows as in a run that diverges."""
-        lr = max(float(group["lr"]) for group in self.optimizer.param_groups)
-        length = lambda: float(torch.linalg.vector_norm(self._flat.vector))  # noqa: E731
-        growth = self._divergence.grown(distance, lr=lr, length=length)
-        if not growth:
-            return
-        workers, period = self.center.counted_workers, self._longest_period()
-        said = sentence(type(self.rule).__name__, lr, workers, period, self._border(workers, period), growth)
-        self._journal.note("diverging", growth, self.steps, note=said)
-        warnings.warn(said, RuntimeWarning, stacklevel=2)
+    def _warn_if_diverging(self, distance: float) -> None:
+        known = {"num_workers": self.center.counted_workers, "length": lambda: length(self._flat.vector)}
+        sign = self._watch.sign(distance, self.steps, **known)
+        if sign is not None:
+            self._journal.diverging(sign.growth, self.steps, sign.text)
 
-    def _border(self, num_workers: int, period: int) -> float | None:
-        """Smallest lr * curvature that is not stable; `None` where that is not known."""
-        from hooke.stability import stability_of
-
-        if type(self.optimizer) is not torch.optim.SGD or self._periods is not None or self._overlap:
-            return None
-        setting = {
-            "num_workers": num_workers,
-            "communication_period": period,
-            "synchronous": self.center.is_synchronous,
-        }
-        momentum = max(float(group["momentum"]) for group in self.optimizer.param_groups)
-        try:
-            return stability_of(self.rule, lr=1.0, curvature=1.0, momentum=momentum, **setting).border
-        except ValueError:  # no border is known
-            return None
+    def _new_watch(self) -> Watch:
+        plain = type(self.optimizer) is torch.optim.SGD and self._periods is None and not self._overlap
+        phases = self._schedule.phases if self._periods is None else [(0, self._longest_period())]
+        known = {"synchronous": self.center.is_synchronous, "has_border": plain}
+        return Watch(self.rule, self.optimizer, phases, **known)
 
     def _longest_period(self) -> int:
         return max(self._periods or (period for _, period in self._schedule.phases))

@@ -174,8 +174,8 @@ def war_and_peace(root: str | Path | None = None) -> str:
     first, last = re.search(_FIRST_WORDS, text), re.search(_LAST_WORDS, text)
     if first is None or last is None:
         raise ValueError(
-            "war_and_peace: the text must begin with 'Well, Prince, so Genoa' and end with 'dependence of which we are not "
-            f"conscious'. Got another {'end' if first else 'beginning'} in {path}. Fetch {TOLSTOY}."
+            "war_and_peace: the text must begin with 'Well, Prince, so Genoa' and end with 'dependence of which we are "
+            f"not conscious'. Got another {'end' if first else 'beginning'} in {path}. Fetch {TOLSTOY}."
         )
     return text[first.start() : last.end()]
 

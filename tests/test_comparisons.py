@@ -53,11 +53,31 @@ SPRING = search.Search(
 def test_a_search_tries_rates_then_settings_then_seeds(tmp_path: Path) -> None:
     record = trials(tmp_path / "record.jsonl")
     SPRING.run(record, parabola)
-    assert [len(record.table.where(study=stage)) for stage in search.STAGES] == [6, 2, 4]
+    assert [len(record.table.where(study=stage)) for stage in search.STAGES] == [6, 2, 2, 4]
     for setup, setting in (({"method": "a"}, []), ({"method": "b"}, [5.0])):
         shown = SPRING.shown(record.table, setup)
         assert [row["settings"]["seed"] for row in shown] == [0, 1, 2]
         assert all(row["settings"]["lr"] == 2.0 and row["settings"]["setting"] == setting for row in shown)
+
+
+def coupled(method: str, lr: float, setting: list[float], seed: int, far: float) -> dict[str, Any]:
+    """A trial whose best setting wants another rate than the first setting does."""
+    best = 1.0 if setting == [5.0] else 2.0
+    return {"validation": (lr - best) ** 2 / 10 + sum((one - 5) ** 2 for one in setting)}
+
+
+def test_a_setting_that_was_best_gets_rates_of_its_own(tmp_path: Path) -> None:
+    record = trials(tmp_path / "record.jsonl")
+    SPRING.run(record, coupled)
+    chosen = {one["method"]: SPRING.best(record.table, one)["settings"] for one in SPRING.setups}
+    assert {name: (one["lr"], one["setting"]) for name, one in chosen.items()} == {"a": (2.0, []), "b": (1.0, [5.0])}
+
+
+def test_a_trial_recorded_twice_is_shown_once(tmp_path: Path) -> None:
+    record = trials(tmp_path / "record.jsonl")
+    SPRING.run(record, parabola)
+    twice = Table([*record.table, *({**row, "study": "settings"} for row in record.table)])
+    assert [row["settings"]["seed"] for row in SPRING.shown(twice, {"method": "b"})] == [0, 1, 2]
 
 
 def test_what_has_diverged_is_never_the_best(tmp_path: Path) -> None:
@@ -124,7 +144,7 @@ def tiny_run(method: str, period: int = 2) -> Any:
 def test_a_star_moves_as_many_bytes_as_its_center_counts(center: hooke.LocalCenter) -> None:
     with tiny_run("EASGD") as simulation:
         search.run_to(simulation, 40)
-        counted = [one.center.bytes_sent for one in simulation._workers.values()]
+        counted = [one.center.bytes_sent for one in simulation._members.values()]
         n, exchanges = len(simulation.center), simulation.exchanges / 4
     assert exchanges > 4
     assert language.bytes_sent("EASGD", 4, n, 10, exchanges) == sum(counted) / 4

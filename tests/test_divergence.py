@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import time
@@ -9,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ import torch
 from torch import nn
 
 import hooke
-from hooke.divergence import FEWEST, GROWTH, PART, Divergence
+from hooke.divergence import FEWEST, GROWTH, PART, Divergence, Watch
 from hooke.record import read
 from hooke.report.read import read_run
 from hooke.run import Run
@@ -119,15 +121,14 @@ def working(p: int, rule: hooke.Rule, tau: int, h: float, momentum: float = 0.0,
             optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, nesterov=momentum > 0)
             worker = hooke.Worker(model, optimizer, rule, center=center, communication_period=tau)
             stack.enter_context(worker)
-            worker._exchange._distance_due = -math.inf
+            worker._exchange.measure_always()
             loops.append((model, optimizer, worker))
         yield loops
 
 
 def exchange_rounds(loops: Any, rounds: int, tau: int) -> None:
     for _ in range(rounds * tau):
-        for model, optimizer, worker in loops:
-            worker._exchange._distance_due = 0.0  # every distance, however busy the machine
+        for model, optimizer, _ in loops:
             optimizer.zero_grad()
             model().backward()
             optimizer.step()
@@ -151,23 +152,27 @@ def test_a_run_that_leaves_its_stable_region_is_warned_of_once_and_in_time(
     setting = {"lr": 0.1, "curvature": h, "num_workers": p, "communication_period": tau, "momentum": momentum}
     made = stability_of(rule, **setting)
     assert not made.is_stable
+
+    def texts() -> list[str]:  # what is not finite is refused, with another warning
+        return [str(one.message) for one in said if "stable region" in str(one.message)]
+
     with working(p, rule, tau, h, momentum) as loops, warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         for _ in range(300):
             exchange_rounds(loops, 1, tau)
-            if len(said) >= p:
+            if len(texts()) >= p:
                 break
         assert all(bool(model.x.isfinite().all()) for model, _, _ in loops)
         assert len(said) == p  # each worker once
-        exchange_rounds(loops, 2, tau)
-        assert len(said) == p
+        exchange_rounds(loops, 2, tau)  # the center may refuse what is not finite by then
+        assert sum("stable region" in str(one.message) for one in said) == p
     text = str(said[0].message)
     name = type(rule).__name__
     limit = made.border / 0.1
     assert text.startswith(
-        "Worker: the run must stay in its stable region. Got signs that it left it: its distance from"
+        "Worker: the run must stay in its stable region. Got a distance from the center that has grown"
     )
-    assert f"This is {name} with {p} worker{'s' * (p > 1)}, lr 0.1 and period {tau}, which is stable only" in text
+    assert f"This is {name} with {p} worker{'s' * (p > 1)}, lr 0.1 and period {tau}, stable only where" in text
     assert f"where the loss curves less than {limit:.3g}. Lower lr" in text
     assert text.endswith("`hooke plan SCRIPT` measures how far.")
     assert ("or use EASGD" in text) == (name not in ("EASGD", "EAMSGD"))
@@ -189,7 +194,105 @@ STABLE = [
 def test_a_stable_run_is_never_warned_of(rule: hooke.Rule, p: int, tau: int, h: float, momentum: float) -> None:
     with working(p, rule, tau, h, momentum) as loops:  # a warning is an error here
         exchange_rounds(loops, 40, tau)
-        assert len(loops[0][2]._divergence._seen) > 30
+        assert len(loops[0][2]._watch._divergence._seen) > 30
+
+
+# Phases ---------------------------------------------------------------------------------------------------------
+
+
+def fit(rule: hooke.Rule, phases: dict[int, int], steps: int) -> None:
+    """A regression that learns to the end, whose later periods carry the worker a hundred times as far."""
+    torch.manual_seed(0)
+    model, truth, center = nn.Linear(20, 1), 3 * torch.randn(20, 1), hooke.LocalCenter()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.002)
+    with hooke.Worker(model, optimizer, rule, center=center, communication_period=phases) as worker:
+        worker._exchange.measure_always()
+        for _ in range(steps):
+            x = torch.randn(32, 20)
+            optimizer.zero_grad()
+            (model(x) - x @ truth).square().mean().backward()
+            optimizer.step()
+    center.close()
+
+
+@pytest.mark.parametrize(
+    ("rule", "phases"), [(hooke.LocalSGD(), {0: 1, 50: 256}), (hooke.EASGD(), {0: 1, 100: 512})], ids=str
+)
+def test_a_longer_period_explains_a_longer_way(rule: hooke.Rule, phases: dict[int, int]) -> None:
+    fit(rule, phases, 1200)  # a warning is an error here
+
+
+def said_of(watch: Watch, steps: Any, distances: Any) -> list[int]:
+    """The steps at which it is said."""
+    told = zip(steps, distances, strict=True)
+    return [step for step, d in told if watch.sign(float(d), step, num_workers=4, length=lambda: 1e-9)]
+
+
+def watching(*phases: tuple[int, int]) -> Watch:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    return Watch(hooke.Downpour(), optimizer, phases, synchronous=False, has_border=True)
+
+
+def test_each_phase_is_judged_by_itself() -> None:
+    short, long = np.arange(1, 101), np.arange(116, 1700, 16)
+    steps, distances = np.concatenate([short, long]), np.concatenate([np.ones(len(short)), np.full(len(long), 1e5)])
+    assert said_of(watching((0, 1), (100, 16)), steps, distances) == []
+    assert said_of(watching((0, 1)), steps, distances) == [116]  # of one period it would be divergence
+    grows = np.concatenate([np.ones(len(short)), 1e3 * 1.3 ** np.arange(len(long))])
+    (step,) = said_of(watching((0, 1), (100, 16)), steps, grows)
+    assert 100 + 16 * FEWEST < step < 100 + 16 * 60
+
+
+def test_a_warning_comes_once_in_all_phases_and_names_the_period_of_its_own() -> None:
+    watch, steps = watching((0, 4), (400, 16)), [*range(4, 401, 4), *range(416, 1700, 16)]
+    signs = [watch.sign(1.2**k, step, num_workers=4, length=lambda: 1e-9) for k, step in enumerate(steps)]
+    (sign,) = [sign for sign in signs if sign]
+    border = stability_of(hooke.Downpour(), lr=1.0, curvature=1.0, num_workers=4, communication_period=4).border
+    assert f"with 4 workers, lr 0.1 and period 4, stable only where the loss curves less than {border / 0.1:.3g}." in (
+        sign.text
+    )
+    late = watching((0, 1), (400, 16))
+    signs = [
+        late.sign(max(1.0, 1.2 ** (k - 100)), step, num_workers=4, length=lambda: 1e-9) for k, step in enumerate(steps)
+    ]
+    assert ["and period 16, stable" in sign.text for sign in signs if sign] == [True]
+
+
+# Simulated runs -------------------------------------------------------------------------------------------------
+
+
+def simulated_warnings(monkeypatch: pytest.MonkeyPatch, tick: float) -> list[int]:
+    """Virtual seconds at which workers warn, where a look at the real clock takes `tick` seconds."""
+    looks = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: tick * next(looks), perf_counter=time.perf_counter)
+    monkeypatch.setattr("hooke.exchange.time", clock)
+    torch.manual_seed(0)
+    with hooke.Simulation(
+        Bowl(0.5),
+        loss=lambda model, batch: model(),
+        batches=lambda worker, step: None,
+        rule=hooke.Downpour(),
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+        communication_period=64,
+    ) as simulation:
+        counts = []
+        for second in range(64, 2000, 64):
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                simulation.run(until=float(second))
+            counts += [second] * sum("stable region" in str(one.message) for one in said)
+            if counts:
+                break
+    return counts
+
+
+def test_when_a_simulated_worker_warns_does_not_depend_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = simulated_warnings(monkeypatch, tick=0.0)
+    assert len(fast) == 1  # once for the whole simulation
+    assert simulated_warnings(monkeypatch, tick=1.0) == fast
+
+
+# What is left of it ---------------------------------------------------------------------------------------------
 
 
 def test_the_warning_is_a_row_and_an_alert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

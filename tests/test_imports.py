@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "journal": {"center", "exchange", "record", "run", "spec"},
     "schedule": set(),
     "rehearsal": {"checkpoint", "run"},
-    "divergence": set(),
+    "divergence": {"stability"},
     "worker": {
         "center",
         "divergence",
@@ -45,7 +45,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "run",
         "schedule",
         "spec",
-        "stability",
     },
     # files and runs
     "checkpoint": set(),
@@ -59,7 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # before a run
     "stability": {"averaged", "outer", "rule"},
     "plan": {"launch", "run", "stability"},
-    "simulate": {"exchange", "flat", "launch", "record", "rule", "run", "spec", "worker"},
+    "simulate": {"exchange", "flat", "journal", "launch", "record", "rule", "run", "spec", "worker"},
     # the command
     "launch": {"center", "checkpoint", "record", "report", "run"},
     "report": {"claim", "record", "run"},

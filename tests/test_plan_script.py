@@ -97,7 +97,9 @@ def test_a_script_is_measured_and_stopped(folder: Path) -> None:
     before = sorted(folder.iterdir())
     said = plan("--json", "--workers", "2", "--bandwidth", "100M", "train.py", "0.001", "1000000")
     assert said.exit_code == 0 and "trained to the end" not in said.output
-    told = json.loads(said.output)
+    told = json.loads(said.stdout)
+    assert "hooke plan: train.py, one process: waiting for the first step, at most 60 s\n" in said.stderr
+    assert "hooke plan: train.py, one process: first step after " in said.stderr
     setting = {"workers": 2, "method": "easgd", "lr": 0.001, "batch": 32.0, "beta": 0.8, "bandwidth": 1e8, "period": 4}
     assert {name: told["setting"][name] for name in setting} == setting
     assert told["setting"]["curvature"] == pytest.approx(12.5, rel=1e-3)
@@ -202,7 +204,8 @@ def test_without_a_curvature_the_border_is_told() -> None:
     words = " ".join(str(made).split())
     assert "The curvature could not be measured: it has a kink. Give it by --curvature." in words
     assert "stable while lr * curvature <" in words and "Give --curvature to have it judged." in words
-    assert advise(measured(curvatures=[]), 2, {"curvature": 1.0}).is_stable is True
+    given = advise(measured(curvatures=[]), 2, {"curvature": 1.0})
+    assert given.is_stable is True and "urvature" not in str(given).split("EASGD, 2 workers")[0]
     assert "Give --lr to have it judged." in str(advise(measured(lr=0.0), 2, {}))
 
 
@@ -239,16 +242,57 @@ def test_a_script_that_can_not_be_measured_is_one_sentence(folder: Path, script:
     (folder / "train.py").write_text(script)
     said = plan("train.py", json.dumps(COPY))
     assert said.exit_code == 2 and said.stdout == ""
-    assert said.stderr.startswith("hooke plan: ") and sentence in said.stderr and said.stderr.count("\n") == 1
+    progress, last = said.stderr.splitlines()[:-1], said.stderr.splitlines()[-1]
+    assert last.startswith("hooke plan: ") and sentence in last
+    assert all(line.startswith("hooke plan: train.py, one process: ") for line in progress) and len(progress) <= 2
+
+
+LOOPS = "import time\nprint('loading images', flush=True)\nwhile True: time.sleep(0.05)"
+
+
+def test_a_script_without_a_worker_is_waited_for_no_longer_than_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measurement, "SAY_SECONDS", 1.5)
+    (folder / "train.py").write_text(LOOPS)
+    said = plan("--wait", "4", "train.py")
+    assert said.exit_code == 2 and said.stdout == ""
+    assert said.stderr.splitlines()[-1] == (
+        "hooke plan: SCRIPT must take its first step inside `with hooke.Worker(model, optimizer, rule)` within 4 "
+        "seconds. Got train.py, which has not; its last line: loading images. Put its loop there, or wait longer: "
+        "--wait 40."
+    )
+    assert "hooke plan: train.py, one process: no step after 3 s; its last line: loading images\n" in said.stderr
+
+
+@pytest.mark.parametrize("wait", ["0", "-1", "nan", "inf"])
+def test_a_wait_is_a_time(folder: Path, wait: str) -> None:
+    (folder / "train.py").write_text("open('ran', 'w')")
+    said = plan("--wait", wait, "train.py")
+    assert said.exit_code == 2 and "--wait must be above 0 and finite. Got" in said.stderr
+    assert not (folder / "ran").exists()
+
+
+def test_a_wait_needs_a_script() -> None:
+    said = plan(*["--wait", "5", "--parameters", "5", "--workers", "2", "--step-seconds", "1", "--bandwidth", "1G"])
+    assert said.exit_code == 2 and "--wait must stand before a SCRIPT. Got none." in said.stderr
 
 
 def test_one_process_that_fails_is_not_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measurement, "END_SECONDS", 0.1)
-    (folder / "train.py").write_text(TELLS + "if run['worker'] == 1: sys.exit('too little memory')\ntime.sleep(60)")
+    fails = "import json, os, sys\nif json.loads(os.environ['HOOKE_RUN'])['worker']: sys.exit('too little memory')\n"
+    (folder / "train.py").write_text(fails + TELLS + "time.sleep(60)")
     began = time.monotonic()
     with pytest.raises(PlanError, match=r"ended with exit code 1; its last line: too little memory\. Repair"):
         measure("train.py", [json.dumps(COPY)], workers=2)
     assert time.monotonic() - began < 40
+
+
+def test_a_curvature_that_is_given_is_not_measured(folder: Path) -> None:
+    (folder / "train.py").write_text(TELLS.replace("told", "assert run['curvature'] is (sys.argv[2] != 'no'); told", 1))
+    assert plan("--workers", "1", "train.py", json.dumps(COPY), "yes").exit_code in (0, 1)
+    assert plan("--workers", "1", "--curvature", "1", "train.py", json.dumps(COPY), "no").exit_code == 0
+    assert plan("--workers", "1", "--curvature", "1", "train.py", json.dumps(COPY), "yes").exit_code == 2
 
 
 def test_a_script_that_does_not_stop_is_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import comparison
 import language
 import which_method
 from language_page import Language
+from own_data_page import OwnData
 
 
 def test_the_page_is_what_the_records_say() -> None:
@@ -101,3 +102,12 @@ def test_an_interval_around_nothing_tells_nothing() -> None:
     assert comparison.apart(mean_interval([1.0, 1.1]))
     assert not comparison.apart(mean_interval([-1.0, 1.0]))
     assert not comparison.apart(mean_interval([1.0]))
+
+
+def test_an_average_is_shown_beside_the_center_of_the_same_runs() -> None:
+    runs = OwnData(which_method.records()["own_data"])
+    text = (which_method.DOCS / "which_method.md").read_text().split("### A moving average of the center")[1]
+    for method, dealt, period in runs.runs:
+        if dealt == "by class" and method != "DDP":
+            accuracy = comparison.number(runs.at_end(method, dealt, period), 1, 100)
+            assert f"| {method} | {period} | {accuracy} |" in text

@@ -15,6 +15,8 @@ from torch import nn
 
 import hooke
 
+pytestmark = pytest.mark.filterwarnings("ignore:Worker. the run must stay in its stable region")  # MDOWNPOUR leaves it
+
 STEPS = 100
 Loss = Callable[[nn.Module, int], torch.Tensor]
 

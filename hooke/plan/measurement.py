@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import socket
 import statistics
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,20 @@ from hooke.run import Run
 END_SECONDS = 5.0
 """How long a script may take to end once everything is measured."""
 
+WAIT_SECONDS = 60.0
+"""How long a script may take to its first step, unless the user says otherwise."""
+
+SAY_SECONDS = 10.0
+"""Between two lines that tell the user that it is still waited for."""
+
 FEWEST_STEPS = 3
+
+Say = Callable[[str], None]
+"""Takes a line about how far the measuring is."""
+
+
+def say_nothing(line: str) -> None:
+    """Say nothing."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +70,7 @@ class Copy:
         curvatures: Top curvature of single batches, at the first steps and at the last; weight decay included, groups
             weighed by their learning rates.
         curvature_doubt: Largest part of a value by which it may miss an eigenvalue.
-        curvature_failure: Why there are none.
+        curvature_failure: Why there are none; `None` where it was not asked for.
     """
 
     parameters: int
@@ -128,7 +142,15 @@ class Measured:
         }
 
 
-def measure(script: str | Path, arguments: Sequence[str] = (), *, workers: int = 1) -> Measured:
+def measure(
+    script: str | Path,
+    arguments: Sequence[str] = (),
+    *,
+    workers: int = 1,
+    curvature: bool = True,
+    wait: float = WAIT_SECONDS,
+    say: Say = say_nothing,
+) -> Measured:
     """Run the script's first steps: by one process, then, for several workers, by as many at once.
 
     What the script writes goes where it would go in a run, but for the run directory, which is a temporary one.
@@ -137,22 +159,27 @@ def measure(script: str | Path, arguments: Sequence[str] = (), *, workers: int =
         script: The user's script, with `hooke.Worker` in it.
         arguments: Its arguments.
         workers: How many processes at once.
+        curvature: Whether to measure the curvature too, which can take longer than the rest.
+        wait: Seconds from the start of a process to its first step, at most.
+        say: Is told how far it is, line by line.
 
     Raises:
         PlanError: The script can't be measured.
     """
+    if not 0 < wait < math.inf:
+        raise PlanError(f"--wait must be above 0 and finite. Got {wait}. Use e.g. {WAIT_SECONDS:g}.")
     script = Path(script)
     try:
         check_script(script)
     except LaunchError as error:
         raise PlanError(str(error)) from None
     words = [str(script), *arguments]
-    (alone,) = _copies(words, 1, curvature=True)
-    together = _copies(words, workers, curvature=False) if workers > 1 else []
+    (alone,) = _copies(words, 1, curvature=curvature, wait=wait, say=say)
+    together = _copies(words, workers, curvature=False, wait=wait, say=say) if workers > 1 else []
     return Measured(script.name, alone, tuple(together))
 
 
-def _copies(words: Sequence[str], count: int, *, curvature: bool) -> list[Copy]:
+def _copies(words: Sequence[str], count: int, *, curvature: bool, wait: float, say: Say) -> list[Copy]:
     """What so many processes at once measure."""
     with tempfile.TemporaryDirectory(prefix="hooke-plan-") as folder, memory_folder() as memory:
         run = Run(
@@ -167,9 +194,12 @@ def _copies(words: Sequence[str], count: int, *, curvature: bool) -> list[Copy]:
         )
         run.files.rehearsal(0).parent.mkdir()
         said: deque[str] = deque(maxlen=20)
+        errors: deque[str] = deque(maxlen=20)  # pipes are read apart: a print may be heard after the traceback
 
         def hear(worker: int, lines: list[str], error: bool) -> None:
-            said.extend(line for line in lines if line.strip())
+            told = [line for line in lines if line.strip()]
+            said.extend(told)
+            errors.extend(told if error else ())
 
         port = str(_free_port())
         workers = [
@@ -177,11 +207,11 @@ def _copies(words: Sequence[str], count: int, *, curvature: bool) -> list[Copy]:
             for number in range(count)
         ]
         with _started(workers):
-            codes = _watched(workers)
+            codes = _watched(workers, _Beginning(workers, words[0], said, wait, say))
         ended = sorted(
             zip(codes, workers, strict=True), key=lambda pair: pair[0] is None or not pair[0]
         )  # failed first
-        copies = {worker.number: _result(worker, code, words[0], said) for code, worker in ended}
+        copies = {worker.number: _result(worker, code, words[0], errors or said) for code, worker in ended}
         return [copies[number] for number in range(count)]
 
 
@@ -198,7 +228,62 @@ def _started(workers: Sequence[WorkerProcess]) -> Iterator[None]:
             time.sleep(0.005)
 
 
-def _watched(workers: Sequence[WorkerProcess]) -> list[int | None]:
+class _Beginning:
+    """Waits for the first step of every process, and says so.
+
+    Args:
+        workers: The processes, started.
+        script: Its name.
+        said: The last lines that they wrote.
+        wait: Seconds at most.
+        say: Takes a line now and then.
+    """
+
+    def __init__(
+        self, workers: Sequence[WorkerProcess], script: str, said: Sequence[str], wait: float, say: Say
+    ) -> None:
+        self._workers, self._script, self._said, self._wait, self._say = workers, script, said, wait, say
+        self._count = "one process" if len(workers) == 1 else f"{len(workers)} processes at once"
+        self._began = time.monotonic()
+        self._next = SAY_SECONDS
+        self._over = False
+        say(f"{script}, {self._count}: waiting for the first step, at most {wait:g} s")
+
+    def look(self) -> None:
+        """See whether they train.
+
+        Raises:
+            PlanError: One of them takes too long.
+        """
+        if self._over:
+            return
+        seconds = time.monotonic() - self._began
+        if all(_trains(worker) for worker in self._workers):
+            self._over = True
+            self._say(f"{self._script}, {self._count}: first step after {seconds:.0f} s, measuring")
+        elif seconds > self._wait:
+            raise PlanError(
+                "SCRIPT must take its first step inside `with hooke.Worker(model, optimizer, rule)` within "
+                f"{self._wait:g} seconds. Got {self._script}, which has not; its last line: {_last(self._said)}. Put "
+                f"its loop there, or wait longer: --wait {10 * self._wait:g}."
+            )
+        elif seconds > self._next:
+            self._next += SAY_SECONDS
+            self._say(
+                f"{self._script}, {self._count}: no step after {seconds:.0f} s; its last line: {_last(self._said)}"
+            )
+
+
+def _trains(worker: WorkerProcess) -> bool:
+    files = worker.run.files
+    return files.first_step(worker.number).exists() or files.rehearsal(worker.number).exists()
+
+
+def _last(said: Sequence[str]) -> str:
+    return said[-1].strip().rstrip(".") if said else "nothing"
+
+
+def _watched(workers: Sequence[WorkerProcess], beginning: _Beginning) -> list[int | None]:
     """Each one's exit code, `None` where it went on: until all have ended or measured, or one can't any more."""
     codes: list[int | None] = [None] * len(workers)
     deadline = float("inf")
@@ -209,6 +294,7 @@ def _watched(workers: Sequence[WorkerProcess]) -> list[int | None]:
         there = [worker.run.files.rehearsal(worker.number).exists() for worker in workers]
         if any(codes) or any(code == 0 and not file for code, file in zip(codes, there, strict=True)):
             break
+        beginning.look()
         if all(there):
             deadline = min(deadline, time.monotonic() + END_SECONDS)
         time.sleep(0.02)
@@ -218,10 +304,9 @@ def _watched(workers: Sequence[WorkerProcess]) -> list[int | None]:
 def _result(worker: WorkerProcess, code: int | None, script: str, said: Sequence[str]) -> Copy:
     file = worker.run.files.rehearsal(worker.number)
     if code:
-        last = said[-1].strip().rstrip(".") if said else "nothing"
         raise PlanError(
-            f"SCRIPT must run for its first steps. Got {script}, which {how_it_ended(code)}; its last line: {last}. "
-            f"Repair it: python {script} shows more."
+            f"SCRIPT must run for its first steps. Got {script}, which {how_it_ended(code)}; its last line: "
+            f"{_last(said)}. Repair it: python {script} shows more."
         )
     if not file.exists():
         raise PlanError(

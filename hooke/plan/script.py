@@ -10,7 +10,7 @@ from typing import Any
 from hooke.launch.evidence import cores
 from hooke.launch.request import WORKERS
 from hooke.plan.advice import METHODS, Advice, advice_on, no_border
-from hooke.plan.measurement import Copy, Measured, measure
+from hooke.plan.measurement import WAIT_SECONDS, Copy, Measured, Say, measure, say_nothing
 
 BANDWIDTH = 1e9
 """Bit/s of the links, if none is given."""
@@ -28,7 +28,13 @@ NAMES = {
 
 
 def advice_on_script(
-    script: str | Path, arguments: Sequence[str] = (), *, workers: int | None = None, **given: Any
+    script: str | Path,
+    arguments: Sequence[str] = (),
+    *,
+    workers: int | None = None,
+    wait: float = WAIT_SECONDS,
+    say: Say = say_nothing,
+    **given: Any,
 ) -> Advice:
     """Advice on a run of a script: its first steps tell what is not given.
 
@@ -40,6 +46,8 @@ def advice_on_script(
         script: The user's script, with `hooke.Worker` in it. It is stopped after some steps.
         arguments: Its arguments.
         workers: p. Default 2, as `hooke run` has it.
+        wait: Seconds that a process of it may take to its first step. Default 60.
+        say: Is told how far the measuring is, line by line. Default: nobody is.
         given: Arguments of `advice_on`, which win over what is measured. Links have 1 Gbit/s if `bandwidth` is not
             given.
 
@@ -54,7 +62,9 @@ def advice_on_script(
     workers = WORKERS if workers is None else workers
     known = {name: value for name, value in given.items() if value is not None}
     advice_on(**{"parameters": 1, "step_seconds": 1.0, "bandwidth": BANDWIDTH, **_lenient(known)}, workers=workers)
-    measured = measure(script, arguments, workers=workers if workers <= cores() else 1)
+    copies = workers if workers <= cores() else 1
+    wanted = {"workers": copies, "curvature": "curvature" not in known}
+    measured = measure(script, arguments, **wanted, wait=wait, say=say)
     return advise(measured, workers, known)
 
 

@@ -73,7 +73,8 @@ def _measurement(advice: Advice) -> list[str]:
     lines.append(_here(advice.measured, (alone,), period))
     if advice.measured.together:
         lines.append(_here(advice.measured, advice.measured.together, period))
-    return [*lines, _curvature(advice.measured)]
+    is_asked = alone.curvatures or alone.curvature_failure is not None
+    return [*lines, *([_curvature(advice.measured)] if is_asked else [])]
 
 
 def _here(measured: Measured, copies: Sequence[Copy], period: int) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hooke.checkpoint import write_atomically
 from hooke.rehearsal.curvature import Losses, first_line, top_eigenvalue
-from hooke.run import Run
+from hooke.run import FIRST_STEP, Run
 
 WARM_STEPS = 5
 EXCHANGES = 5
@@ -97,6 +97,8 @@ class Rehearsal:
             SystemExit: Everything is measured; the script is to stop.
         """
         self._steps += 1
+        if self._steps == 1:
+            self._mark(FIRST_STEP)
         if self._device.type != "cpu":
             torch.accelerator.synchronize(self._device)
         now = time.perf_counter()
@@ -185,7 +187,10 @@ class Rehearsal:
             factor = self._factor(gradient)
             start = _noise(gradient) if self._start is None else self._start
             value, error, self._start = top_eigenvalue(
-                lambda v: (scale * losses.product(scale * v)).mul_(factor).add_(decay * v), start
+                lambda v: (scale * losses.product(scale * v)).mul_(factor).add_(decay * v),
+                start,
+                tolerance=1e-2,  # the value is far nearer: its error goes with the square
+                seconds=20.0,
             )
         except (RuntimeError, NotImplementedError) as error:
             self._failure = first_line(error)
@@ -200,7 +205,7 @@ class Rehearsal:
         """For each parameter: the root of its learning rate over the largest, and what weight decay adds."""
         top, scales, decays = _top_lr(self._optimizer), [], []
         for group in self._optimizer.param_groups:
-            share = float(group["lr"]) / top if top else 1.0
+            share = float(group.get("lr") or 0.0) / top if top else 1.0
             for parameter in group["params"]:
                 if parameter.requires_grad:
                     flat = torch.empty(parameter.numel(), device=parameter.device)
@@ -272,7 +277,8 @@ def _described(rule: object) -> dict[str, Any]:
 
 
 def _top_lr(optimizer: torch.optim.Optimizer) -> float:
-    return max(float(group["lr"]) for group in optimizer.param_groups)
+    """The largest learning rate; 0 where the optimizer has none."""
+    return max(float(group.get("lr") or 0.0) for group in optimizer.param_groups)
 
 
 def _noise(like: Tensor) -> Tensor:

@@ -43,10 +43,18 @@ class Bowl:
     momentum: float = 0.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.curvatures, Sequence | np.ndarray):
+            raise ValueError(f"Bowl: curvatures must be a sequence. Got {self.curvatures!r}. Use e.g. (1.0, 0.1).")
         object.__setattr__(self, "curvatures", tuple(float(h) for h in self.curvatures))
-        if not self.curvatures or min(self.curvatures) <= 0:
+        if not self.curvatures or not all(0 < h < np.inf for h in self.curvatures):
             raise ValueError(f"Bowl: curvatures must be positive. Got {self.curvatures}. Use e.g. (1.0, 0.1).")
-        if self.lr <= 0 or not 0 <= self.momentum < 1:
+        sigma = np.asarray(self.sigma, dtype=float)
+        if sigma.shape not in ((), (len(self.curvatures),)) or not np.all((sigma >= 0) & np.isfinite(sigma)):
+            raise ValueError(
+                f"Bowl: sigma must be at least 0, one number or one for each of {len(self.curvatures)} directions. Got "
+                f"{self.sigma}. Use e.g. 0.1."
+            )
+        if not 0 < self.lr < np.inf or not 0 <= self.momentum < 1:
             raise ValueError(
                 f"Bowl: lr must be positive and momentum in [0, 1). Got lr={self.lr}, momentum={self.momentum}. "
                 "Use e.g. lr=0.1, momentum=0.9."
@@ -155,19 +163,27 @@ def stationary_variance(
     and the covariance P of (y, c) solves the Lyapunov equation P = M P M' + Q, Q = diag(S S' / p, 0).
 
     Args:
-        bowl: The loss and the optimizer; it must be stable.
-        num_workers: p.
-        communication_period: tau.
+        bowl: The loss and the optimizer.
+        num_workers: p, at least 1.
+        communication_period: tau, at least 1.
         beta: p alpha.
 
     Returns:
         Shape (directions,), in squares of x.
+
+    Raises:
+        ValueError: The map is not stable, so that there is no such variance; or a number below 1.
 
     Example:
         >>> bowl = Bowl(curvatures=(1.0,), sigma=1.0, lr=0.1)
         >>> [round(float(stationary_variance(bowl, p)[0]), 5) for p in (1, 4, 16)]
         [0.03258, 0.01046, 0.00304]
     """
+    if num_workers < 1 or communication_period < 1:
+        raise ValueError(
+            "stationary_variance: num_workers and communication_period must be at least 1. Got "
+            f"{num_workers} and {communication_period}. Use e.g. 4 and 10."
+        )
     power, spread = bowl.leg(communication_period)
     last = bowl.leg(communication_period - 1).power[:, 0]
     alpha, size = beta / num_workers, len(power)
@@ -178,6 +194,12 @@ def stationary_variance(
         M[:size, 0] -= alpha * last[:, i]
         M[:size, size] = alpha * last[:, i]
         M[size, [0, size]] = beta, 1 - beta
+        radius = float(np.abs(np.linalg.eigvals(M)).max())
+        if not radius < 1:
+            raise ValueError(
+                f"stationary_variance: the map must be stable. Got a spectral radius of {radius:.4g} at curvature "
+                f"{bowl.curvatures[i]:g}. Use a smaller lr or beta."
+            )
         Q = np.zeros_like(M)
         Q[:size, :size] = spread[..., i] @ spread[..., i].T / num_workers
         P = np.linalg.solve(np.eye((size + 1) ** 2) - np.kron(M, M), Q.ravel()).reshape(M.shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooke.rule import Rule, State
-from hooke.spec import CenterSpec, Refused, check_finite, extent
+from hooke.spec import CenterSpec, Refused, check_finite, extent, length
 
 _Part = tuple[slice, slice, Rule, bool]
 """Where it lies in x and in the center, the rule that acts on it, and whether that rule remembers anything."""
@@ -66,7 +66,7 @@ class Shared:
         """One worker's exchange, in place."""
         assert self.vector is not None
         for in_x, in_center, bound, remembers in self._parts(rule, region):
-            here = self._led(bound, worker)
+            here = self._led(bound, worker, self.losses)
             own = tuple(vector[in_x] for vector in state) if remembers else ()
             beside = self._beside(here, in_center)
             here.exchange_(x[in_x], self.vector[in_center], own, None if out is None else out[in_x], memory=beside)
@@ -106,11 +106,12 @@ class Shared:
             (slice(border, None), slice(middle, region.stop), rule.buffer_rule().bind(self.workers), False),
         ]
 
-    def _led(self, rule: Rule, worker: int) -> Rule:
-        """The rule for this worker, where it matters who leads: the lowest loss, the first of equals."""
+    def _led(self, rule: Rule, worker: int, others: Iterable[int]) -> Rule:
+        """The rule for this worker, where it matters who of them leads: the lowest loss, the first of equals."""
         if not rule.follows_leader:
             return rule
-        leader = min(sorted(self.losses), key=lambda one: self.losses[one], default=None)
+        there = sorted(one for one in others if one in self.losses)
+        leader = min(there, key=lambda one: self.losses[one], default=None)
         leads = leader == worker and math.isfinite(self.losses[worker])
         return rule.leading(leads)  # type: ignore[attr-defined]
 
@@ -126,7 +127,8 @@ class Shared:
         assert self.vector is not None
         center = self.vector[in_center]
         states = [tuple(vector[in_x] for vector in guest.state) if remembers else () for guest in guests]
-        rules = [self._led(rule, guest.worker) for guest in guests]
+        there = [guest.worker for guest in guests]  # a worker that was refused leads nobody
+        rules = [self._led(rule, worker, there) for worker in there]
         deltas = [
             here.delta(guest.x[in_x], center, state) for here, guest, state in zip(rules, guests, states, strict=True)
         ]
@@ -250,7 +252,7 @@ class VirtualCenter:
     def distance(self, x: Float[Tensor, " n"]) -> float:
         """Euclidean distance of x from the center."""
         assert self._shared.vector is not None
-        return float(torch.linalg.vector_norm(x - self._shared.vector))
+        return length(x - self._shared.vector)
 
     def pull_memory(self) -> dict[str, Tensor]:
         """Copies of the vectors beside the center, by name."""

@@ -6,6 +6,8 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,21 @@ class Cluster:
     lost: float = 0.0
 
     def __post_init__(self) -> None:
-        _check(self.num_workers >= 1, "num_workers must be at least 1", self.num_workers, "e.g. 4")
+        whole = "must be a whole number, at least 1"
+        _check(_is_count(self.num_workers), f"num_workers {whole}", self.num_workers, "e.g. 4")
+        for name in ("jitter", "bandwidth", "latency", "lost"):
+            value = getattr(self, name)
+            _check(_is_number(value), f"{name} must be a number", repr(value), "a float")
+            object.__setattr__(self, name, _plain(value))
+        _check(isinstance(self.drift, Drift | None), "drift must be a Drift", repr(self.drift), "e.g. Drift(60.0, 0.3)")
+        if _is_number(self.step_seconds):
+            object.__setattr__(self, "step_seconds", _plain(self.step_seconds))
         if not isinstance(self.step_seconds, int | float):
-            object.__setattr__(self, "step_seconds", tuple(float(each) for each in self.step_seconds))
+            listed = _is_listed(self.step_seconds)
+            _check(
+                listed, "step_seconds must be one number, or one for each worker", repr(self.step_seconds), "a float"
+            )
+            object.__setattr__(self, "step_seconds", tuple(float(each) for each in self.step_seconds))  # pyright: ignore[reportGeneralTypeIssues]
             count = f"one for each of {self.num_workers} workers"
             given = len(self.step_seconds)  # pyright: ignore[reportArgumentType]
             _check(given == self.num_workers, f"step_seconds must be one number or {count}", given, count)
@@ -115,9 +129,13 @@ class Cluster:
         _check(0 <= self.jitter < math.inf, "jitter must be at least 0", self.jitter, "e.g. 0.1")
         _check(self.bandwidth > 0, "bandwidth must be positive", self.bandwidth, "bit/s, e.g. 1e9")
         _check(0 <= self.latency < math.inf, "latency must be at least 0", self.latency, "seconds, e.g. 0.001")
-        _check(self.shards >= 1, "shards must be at least 1", self.shards, "1: one machine holds the center")
+        _check(_is_count(self.shards), f"shards {whole}", self.shards, "1: one machine holds the center")
         _check(0 <= self.lost < 1, "lost must be in [0, 1)", self.lost, "the share of exchanges that are lost")
+        failures = "failures must be a tuple of Failure"
+        _check(isinstance(self.failures, tuple | list), failures, self.failures, "e.g. (Failure(worker=1, at=30.0),)")
         object.__setattr__(self, "failures", tuple(self.failures))
+        alike = all(isinstance(each, Failure) for each in self.failures)
+        _check(alike, failures, self.failures, "e.g. (Failure(worker=1, at=30.0),)")
         self._check_failures()
 
     def seconds_of(self, worker: int) -> float:
@@ -136,6 +154,24 @@ class Cluster:
             for one, later in itertools.pairwise(mine):
                 apart = one.back is not None and one.back <= later.at
                 _check(apart, "a worker must be back before it dies again", (one, later), "a later `at`")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_listed(values: object) -> bool:
+    """Whether these are numbers, one after the other; arrays and tensors give theirs by `tolist`."""
+    values = values.tolist() if hasattr(values, "tolist") else values  # pyright: ignore[reportAttributeAccessIssue]
+    return isinstance(values, list | tuple) and all(map(_is_number, values))
+
+
+def _plain(value: Any) -> int | float:
+    return value if isinstance(value, int | float) else float(value)
 
 
 def _check(good: bool, must: str, got: object, use: str) -> None:

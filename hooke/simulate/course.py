@@ -19,8 +19,21 @@ _NOTHING = Leg(0, ())
 
 
 class _Worker:
-    __slots__ = ("ahead", "dies", "finished", "here", "leg", "life", "lost", "number", "pace", "settled", "step")
-    __slots__ += ("told", "untold")
+    __slots__ = (
+        "ahead",
+        "dies",
+        "finished",
+        "here",
+        "leg",
+        "life",
+        "lost",
+        "number",
+        "pace",
+        "settled",
+        "step",
+        "told",
+        "untold",
+    )
 
     def __init__(self, cluster: Cluster, number: int, period: int, seed: int) -> None:
         self.number = number

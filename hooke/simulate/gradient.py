@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ class Gradients:
     One after the other, each model's chances (dropout) are seeded by themselves, so that nothing depends on which
     models come together. Stacked, parameters, buffers and batches are laid side by side, one row a worker, and one
     vectorized computation gives all gradients: faster on an accelerator, which one small model leaves mostly idle.
+    At the first batch it must give the loss and the gradients of one model alone. It can't tell a gradient of zeros
+    from none: where a parameter's use seems to differ from the first batch, that model is computed alone.
 
     Args:
         loss: The mean loss.
@@ -39,8 +42,9 @@ class Gradients:
         """Set each model's `.grad` to its gradient on its batch; the losses.
 
         Raises:
-            ValueError: `stacked=True`, and the model changes its buffers in training, does what can't be vectorized, or
-                has batches that are not tensors.
+            ValueError: The loss is no scalar or does not reach the model; or `stacked=True`, and the model changes its
+                buffers in training, does what can't be vectorized or comes to something else so, or has batches that
+                are not tensors.
         """
         if self.stacked and self._unused is None:
             self._try_out(models[0], batches[0], seeds[0])
@@ -51,7 +55,8 @@ class Gradients:
             chosen = [models[row] for row in rows]
             found = self._stacked_(chosen, _stack([batches[row] for row in rows]), seeds[rows[0]])
             for row, value in zip(rows, found, strict=True):
-                losses[row] = value
+                other = self._is_used_otherwise(models[row])
+                losses[row] = self._one_(models[row], batches[row], seeds[row]) if other else value
         return losses
 
     def _one_(self, model: nn.Module, batch: Any, seed: int) -> float:
@@ -59,7 +64,19 @@ class Gradients:
         model.zero_grad()
         with torch.enable_grad():
             value = self._loss(model, batch)
-            value.backward()
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+                raise ValueError(
+                    f"Simulation: loss must give one scalar tensor. Got {got}. Use the mean over the batch."
+                )
+            own = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            if value.requires_grad:  # no gradient of anything else: the loss may also know the user's own model
+                value.backward(inputs=own)
+        if all(parameter.grad is None for parameter in own):
+            raise ValueError(
+                "Simulation: loss must depend on the model that it is given. Got a loss that reaches none of its "
+                "parameters. Compute it with the first argument of loss(model, batch), not with a model from outside."
+            )
         return float(value.detach())
 
     def _stacked_(self, models: Sequence[nn.Module], batches: Any, seed: int) -> list[float]:
@@ -77,23 +94,34 @@ class Gradients:
         gradients, losses = vmap(grad_and_value(value), randomness="different")(rows, beside, batches)
         for row, one in enumerate(named):
             for name, parameter in one.items():
-                used = name not in (self._unused or ())
-                parameter.grad = gradients[name][row].clone(memory_format=torch.preserve_format) if used else None
+                parameter.grad = gradients[name][row].detach().clone(memory_format=torch.preserve_format)
         return losses.tolist()
+
+    def _is_used_otherwise(self, model: nn.Module) -> bool:
+        """Drop gradients of zeros where the first batch had none; whether others are zeros, or these are not."""
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        some = torch.stack([gradient.any() for gradient in gradients.values()]).tolist()
+        zeros = {name for name, any_ in zip(gradients, some, strict=True) if not any_}
+        if zeros != self._unused:
+            return True
+        for name, parameter in model.named_parameters():
+            if name in zeros:
+                parameter.grad = None
+        return False
 
     def _try_out(self, model: nn.Module, batch: Any, seed: int) -> None:
         """Whether stacking gives what one after the other gives, on a copy of the first model."""
         model = copy.deepcopy(model)
         before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        self._one_(model, batch, seed)
+        self._unused = frozenset(name for name, p in model.named_parameters() if p.requires_grad and p.grad is None)
         try:
-            self._one_(model, batch, seed)
             for name, buffer in model.named_buffers():
                 if not torch.equal(buffer, before[name]):
                     raise ValueError(
                         f"needs a model whose buffers stay as they are in training. Got {name} that changes"
                     )
-            self._unused = frozenset(name for name, p in model.named_parameters() if p.requires_grad and p.grad is None)
-            self._stacked_([model], _stack([batch]), seed)
+            self._compare(model, batch, seed)
         except (ValueError, TypeError, RuntimeError) as error:
             if self._must:
                 words = (
@@ -101,6 +129,42 @@ class Gradients:
                 )
                 raise ValueError(f"Simulation: stacked=True {words}. Use stacked=False.") from error
             self.stacked = False
+
+    def _compare(self, model: nn.Module, batch: Any, seed: int) -> None:
+        """Loss and gradients stacked against those alone; of a model that draws by chance, as in evaluation."""
+
+        def stacked() -> _Found:
+            return _Found(self._stacked_([model], _stack([batch]), seed)[0], _gradients(model))
+
+        def alone(seed: int) -> _Found:
+            return _Found(self._one_(model, batch, seed), _gradients(model))
+
+        found = stacked()
+        if not alone(seed).is_near(alone(seed + 1)):
+            model.eval()
+            found = stacked()
+        want = alone(seed)
+        if want.is_near(alone(seed + 1)) and not found.is_near(want):
+            raise ValueError("needs gradients that equal those of one model alone. Got others at the first batch")
+
+
+class _Found(NamedTuple):
+    loss: float
+    gradients: list[Tensor]
+
+    def is_near(self, other: _Found) -> bool:
+        """Whether they are equal but for rounding; never where something is not finite."""
+        near = max(0.01, torch.finfo(self.gradients[0].dtype).eps ** 0.5)
+        lengths = [float(gradient.norm()) for gradient in other.gradients]
+        pairs = zip(self.gradients, other.gradients, lengths, strict=True)
+        slack = 0.01 * math.hypot(*lengths)
+        same = all(float((one - two).norm()) <= near * (length + slack) for one, two, length in pairs)
+        return same and abs(self.loss - other.loss) <= near * (abs(other.loss) + 1e-4)
+
+
+def _gradients(model: nn.Module) -> list[Tensor]:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [torch.zeros_like(one) if one.grad is None else one.grad.clone() for one in trained]
 
 
 def seed_(model: nn.Module, seed: int) -> None:

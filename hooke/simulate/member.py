@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from hooke.exchange import Overlapped
+from hooke.journal import Journal
 from hooke.rule import Rule
 from hooke.simulate.center import VirtualCenter
 from hooke.worker import Worker
@@ -59,6 +60,16 @@ class OnCall(Executor):
             self._future.set_result(self._result)
 
 
+class Heard(Journal):
+    """Keeps what a worker says about its divergence, for the simulation to tell once."""
+
+    said: tuple[float, str] | None = None
+
+    def diverging(self, growth: float, step: int, said: str) -> None:
+        """Keep it."""
+        self.said = growth, said
+
+
 class Member:
     """A worker and its place in the run.
 
@@ -93,6 +104,8 @@ class Member:
         self.worker = Worker(model, optimizer, rule, center=center, **options)
         self.worker.run = None  # inside `hooke run`, too: a simulation leaves rows of its own, in virtual seconds
         self.worker.start()
+        self.worker._journal = self._heard = Heard(None, center)
+        self.worker._exchange.measure_always()  # else when it warns would depend on how fast this machine is
         self._beside = OnCall()
         if isinstance(self.worker._exchange, Overlapped):
             self.worker._exchange.run_by(self._beside)
@@ -151,6 +164,11 @@ class Member:
         """The losses since the last call."""
         losses, self._losses = self._losses, []
         return losses
+
+    def take_divergence(self) -> tuple[float, str] | None:
+        """How much its distance from the center has grown, and what to do; said once, where it seems to diverge."""
+        said, self._heard.said = self._heard.said, None
+        return said
 
     def end(self) -> None:
         """The worker dies, or the simulation ends; an exchange that has not reached the center never does."""

@@ -52,7 +52,7 @@ class Rows:
 
     def __init__(self, path: Path, rule: Rule, cluster: Cluster, settings: Mapping[str, Any]) -> None:
         self._files = RunDirectory(path)
-        if self._files.description.exists():
+        if self._files.description.exists() or (path.exists() and not path.is_dir()):
             raise ValueError(
                 f"Simulation: rows must be a directory without a run. Got {path}. Use another, or remove it."
             )
@@ -79,6 +79,10 @@ class Rows:
     def missed(self, event: Event, why: str) -> None:
         """An exchange that did not happen."""
         self._write(event.worker, "missed", 1, event.step, event.begun, note=why)
+
+    def diverging(self, event: Event, growth: float, said: str) -> None:
+        """A worker whose distance from the center grows without end."""
+        self._write(event.worker, "diverging", growth, event.step, event.begun, note=said)
 
     def exchanged(self, event: Event, exchanged: Exchanged) -> None:
         """An exchange that the center has absorbed or refused; its rows wait until it has settled."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,11 +25,15 @@ from hooke.simulate.gradient import Gradients, Loss
 from hooke.simulate.member import Member, Scheduler
 from hooke.simulate.pace import Leg
 from hooke.simulate.rows import Exchanged, Rows
+from hooke.simulate.settings import check_callables, check_schedule, check_seed, check_type, check_until
 from hooke.simulate.timeline import Event, timeline
 from hooke.worker import DEFAULT_PERIOD
 
 _ENDLESS = 1 << 60
 """Steps of a worker that nobody will ever see the end of."""
+
+_Buffers = Mapping[str, Tensor | None]
+"""Of one module."""
 
 _NOTHING = Event("left", -1, 0, math.inf, math.inf, math.inf, 0, 0, Leg(0, ()))
 """What comes after everything: all workers have died and none will be back."""
@@ -110,7 +115,16 @@ class Simulation:
         seed: int = 0,
         rows: str | Path | None = None,
     ) -> None:
+        check_type("model", model, nn.Module, "e.g. torch.nn.Linear(4, 1)")
+        check_callables(loss=loss, batches=batches, optimizer=optimizer, scheduler=scheduler)
+        if isinstance(loss, nn.Module):  # torch's own would take the model for an input
+            raise ValueError(
+                f"Simulation: loss must be a function of model and batch. Got {loss!r}. Use lambda model, batch: "
+                "criterion(model(batch[0]), batch[1])."
+            )
         self.cluster = Cluster(num_workers=4) if cluster is None else cluster
+        check_type("cluster", self.cluster, Cluster, "e.g. hooke.Cluster(num_workers=4)")
+        check_seed(seed)
         self.rule, self.seconds = rule, 0.0
         self._closed = False
         self._view = copy.deepcopy(model)
@@ -122,12 +136,14 @@ class Simulation:
             "overlap": overlap,
             "buffers": buffers,
         }
-        _check(communication_period, fragments, overlap, synchronous)
+        check_schedule(communication_period, fragments, overlap, synchronous)
         self._recipe = Recipe(copy.deepcopy(model), optimizer, scheduler, rule, options)
         gradients = Gradients(loss, stacked, self._view_flat.vector.device)
         self._members = Crew(gradients, batches, seed, rule, self._ahead)
         self._shared = Shared(synchronous=synchronous, measures_distance=rows is not None)
         self._steps_before = 0  # of workers that died
+        self._last_buffers: list[_Buffers] = []
+        self._has_warned = False
         for number in range(self.cluster.num_workers):
             self._members[number] = self._recipe.member(number, self._shared)
         self._events = timeline(
@@ -167,15 +183,19 @@ class Simulation:
         return self._shared.vector.clone()
 
     @contextmanager
-    def center_weights(self, *, average: bool = False) -> Iterator[nn.Module]:
+    def center_weights(self, *, average: bool = False, worker: int | None = None) -> Iterator[nn.Module]:
         """A copy of the model with the center's parameters (and averaged buffers): evaluate it.
 
         Args:
             average: Whether to take the running average that `hooke.Averaged` keeps.
+            worker: Whose buffers to take where the center has none: all of them with `buffers="local"`, else counts
+                and the like. They are as of its last exchange. Default: the live worker of the lowest number, or the
+                last that was there.
 
         Raises:
-            ValueError: The rule keeps no average.
+            ValueError: The rule keeps no average, or the worker is not there.
         """
+        local = self._buffers_of(worker)
         names = self._shared.spec.memory
         if average and "average" not in names:
             raise ValueError(
@@ -184,8 +204,26 @@ class Simulation:
             )
         values = self._shared.memory[names.index("average")] if average else self._shared.vector
         assert values is not None
-        self._view_flat.set_(values)
-        yield self._view
+        modules = list(self._view.modules())
+        before = [dict(module._buffers) for module in modules]
+        _put_buffers(modules, local)
+        try:
+            with self._view_flat.holding(values):
+                yield self._view
+        finally:
+            for module, buffers in zip(modules, before, strict=True):
+                module._buffers.update(buffers)
+
+    def _buffers_of(self, worker: int | None) -> list[_Buffers]:
+        if worker is None and not self._members:
+            return self._last_buffers
+        number = min(self._members) if worker is None else worker
+        if number not in self._members:
+            raise ValueError(
+                f"Simulation: center_weights(worker=...) needs one that is there. Got {worker}, there are "
+                f"{sorted(self._members)}. Use one of them, or leave it out."
+            )
+        return [module._buffers for module in self._members[number].worker.model.modules()]
 
     def record(self, **values: float) -> None:
         """Add rows about the center at the virtual time that has been reached.
@@ -215,15 +253,11 @@ class Simulation:
         In one call or in several, the result is the same to the bit.
 
         Raises:
-            ValueError: `until` lies before the time reached, or is infinite.
+            ValueError: `until` is no number, lies before the time reached, or is infinite.
             RuntimeError: The simulation was closed, or has failed.
         """
         self._check_open("run()")
-        if not self.seconds <= until < math.inf:
-            raise ValueError(
-                f"Simulation: until must be a time from the {self.seconds:g} seconds reached on. Got {until}. Use a "
-                "later one."
-            )
+        check_until(until, self.seconds)
         try:
             with self._own_chances():
                 while self._ahead(0).absorbed <= until:
@@ -240,6 +274,7 @@ class Simulation:
         if self._closed:
             return
         self._closed = True
+        self._last_buffers = self._buffers_of(None)
         for number in list(self._members):
             self._steps_before += self._members[number].reached
             self._members.pop(number).end()
@@ -286,6 +321,8 @@ class Simulation:
             self._exchange(event)
 
     def _die(self, event: Event) -> None:
+        if len(self._members) == 1:
+            self._last_buffers = self._buffers_of(None)
         self._members.pop(event.worker).end()
         self._steps_before += event.step
         if self._rows is not None:
@@ -341,9 +378,15 @@ class Simulation:
 
     def _note(self, event: Event, member: Member, *, others: int, lost: bool) -> None:
         member.seen, member.reached = self.exchanges, max(member.reached, event.step)
+        divergence, losses = member.take_divergence(), member.take_losses()
+        if divergence is not None and not self._has_warned:  # the others are about to say the same
+            self._has_warned = True
+            warnings.warn(divergence[1], RuntimeWarning, stacklevel=5)  # whoever called run()
         if self._rows is None:
             return
-        self._rows.trained(event, member.take_losses(), member.examples)
+        self._rows.trained(event, losses, member.examples)
+        if divergence is not None:
+            self._rows.diverging(event, *divergence)
         if event.kind == "missed":
             why = str(member.center.failure) if lost else "the exchange before is still under way"
             self._rows.missed(event, why)
@@ -359,17 +402,7 @@ def _raise_cause(done: list[Future[None]]) -> None:
         raise error
 
 
-def _check(period: object, fragments: object, overlap: bool, synchronous: bool) -> None:
-    if overlap and synchronous:
-        raise ValueError(
-            "Simulation: overlap needs workers that exchange on their own. Got synchronous=True too. Drop one of them."
-        )
-    if not isinstance(period, int):
-        raise ValueError(
-            f"Simulation: communication_period must be one whole number of steps. Got {period!r}. Use e.g. 10."
-        )
-    if isinstance(fragments, int) and 1 <= fragments <= period and period % fragments:  # the rest is the worker's check
-        raise ValueError(
-            f"Simulation: fragments must divide communication_period. Got {fragments} fragments and a period of "
-            f"{period}. Use e.g. fragments={math.gcd(fragments, period)}."
-        )
+def _put_buffers(modules: list[nn.Module], buffers: list[_Buffers]) -> None:
+    for module, its in zip(modules, buffers, strict=True):
+        for name, buffer in its.items():
+            module._buffers[name] = None if buffer is None else buffer.detach().clone()

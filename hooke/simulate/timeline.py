@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from hooke.simulate.cluster import Cluster
@@ -63,7 +64,8 @@ def timeline(
     """
     if (steps is None) == (seconds is None):
         raise ValueError(f"timeline: give steps or seconds, not both. Got steps={steps}, seconds={seconds}. Give one.")
-    if communication_period < 1:
+    _check_counts(steps, seconds, values)
+    if not isinstance(communication_period, int) or communication_period < 1:
         raise ValueError(f"timeline: communication_period must be at least 1. Got {communication_period}. Use e.g. 10.")
     if synchronous and (overlap or cluster.shards > 1 or cluster.lost):
         raise ValueError(
@@ -72,3 +74,14 @@ def timeline(
         )
     course = Ring if synchronous else Overlapping if overlap else Waiting
     return course(cluster, values * bits / cluster.bandwidth, communication_period, steps, seconds, seed).events()
+
+
+def _check_counts(steps: object, seconds: object, values: object) -> None:
+    if not (isinstance(values, int) and values >= 0):
+        raise ValueError(
+            f"timeline: values must be a whole number, at least 0. Got {values!r}. Use the vector's length."
+        )
+    if steps is not None and not (isinstance(steps, int) and steps >= 0):
+        raise ValueError(f"timeline: steps must be a whole number, at least 0. Got {steps!r}. Use e.g. 100.")
+    if seconds is not None and not (isinstance(seconds, int | float) and 0 <= seconds < math.inf):
+        raise ValueError(f"timeline: seconds must be at least 0 and finite. Got {seconds!r}. Use e.g. 60.0.")

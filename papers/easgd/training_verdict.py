@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
-from statistics import median
+from statistics import fmean, median
+from typing import Any
 
 from hooke.claim import NOT_JUDGED, Estimate, Missing, Table, Verdict, lead_word, mean_interval, verdict_word
 from papers.easgd.best import MOST, Best, best, lowest, numbers_of_workers, paired, seconds_to, tried
@@ -30,6 +32,12 @@ def lead(ours: Best, theirs: Best) -> Estimate:
     return mean_interval([100 * (b - a) for a, b in paired(ours, theirs, lambda one: one.errors)])
 
 
+def _against(ours: Best, theirs: Best) -> str:
+    """The mean errors of the seeds that both have run."""
+    means = map(fmean, zip(*paired(ours, theirs, lambda one: one.errors), strict=True))
+    return " against ".join(f"{percent(mean)} %" for mean in means)
+
+
 def _word_of(every_run_does: bool, seeds: int) -> str:
     """One run that does not refutes; that all do takes enough seeds."""
     return verdict_word(every_run_does) if seeds >= NEEDED or not every_run_does else NOT_JUDGED
@@ -51,9 +59,7 @@ def _leads(pairs: Sequence[tuple[str, Best, Best]], note: str) -> Verdict:
     words = [lead_word((one.low, one.high)) for *_, one in leads]
     smallest = min((one for *_, one in leads), key=lambda one: one.mean)
     seeds = min(one.n for *_, one in leads)
-    ours = "; ".join(
-        f"{about}: {percent(a.error)} % against {percent(b.error)} % ({one.mean:+.1f})" for about, a, b, one in leads
-    )
+    ours = "; ".join(f"{about}: {_against(a, b)} ({one.mean:+.1f})" for about, a, b, one in leads)
     return Verdict(_together(words, seeds), ours, "", smallest.interval, seeds, note)
 
 
@@ -81,24 +87,26 @@ def best_at_small_periods(table: Table) -> Verdict:
 def rate_of_short_periods_fails(table: Table) -> Verdict:
     """DOWNPOUR at the rate that is best at period 1: nothing is learned at 16 and 64."""
     lr = best(table, "DOWNPOUR", WORKERS, 1).lr
-    ends = {period: _ends(table, "DOWNPOUR", period, lr) for period in (16, 64)}
-    words = "; ".join(f"period {period}: {', '.join(map(percent, found))} %" for period, found in ends.items())
-    fails = all(_learns_nothing(end) for found in ends.values() for end in found)
-    seeds = min(len(found) for found in ends.values())
+    runs = {period: _runs(table, "DOWNPOUR", period, lr) for period in (16, 64)}
+    ends = {period: [percent(row["result"]["error"][-1]) for row in found] for period, found in runs.items()}
+    words = "; ".join(f"period {period}: {', '.join(found)} %" for period, found in ends.items())
+    fails = all(_fails(row) for found in runs.values() for row in found)
+    seeds = min(map(len, runs.values()))
     note = f"Test error at the end at rate {lr:g}, one number a seed. Above {percent(MOST)} % nothing is learned."
     return Verdict(_word_of(fails, seeds), words, seeds=seeds, note=note)
 
 
-def _ends(table: Table, method: str, period: int, lr: float) -> list[float]:
-    """Test error at the end of every run at that rate."""
+def _runs(table: Table, method: str, period: int, lr: float) -> list[dict[str, Any]]:
+    """Every run at that rate."""
     runs = [row for row in tried(table, method, WORKERS, period) if row["settings"]["lr"] == lr]
     if not runs:
         raise Missing(f"No run of {method} at period {period} and rate {lr} is in the record.")
-    return [row["result"]["error"][-1] for row in runs]
+    return runs
 
 
-def _learns_nothing(end: float) -> bool:
-    return not end <= MOST  # what is no number has learned nothing
+def _fails(row: dict[str, Any]) -> bool:
+    """Whether nothing is learned at the end (what is no number has learned nothing), or a worker became infinite."""
+    return not row["result"]["error"][-1] <= MOST or row["result"]["refused"] > 0
 
 
 def elastic_stays_stable(table: Table) -> Verdict:
@@ -107,7 +115,7 @@ def elastic_stays_stable(table: Table) -> Verdict:
     if not all(runs.values()):
         raise Missing("Some period has no run of EASGD or EAMSGD in the record.")
     every = [row for rows in runs.values() for row in rows]
-    failed = [row["settings"] for row in every if _learns_nothing(row["result"]["error"][-1])]
+    failed = [row["settings"] for row in every if _fails(row)]
     cut_off = sum(row["result"]["refused"] > 0 for row in every)
     named = "; ".join(f"{one['method']}, period {one['period']}, rate {one['lr']:g}" for one in failed)
     seeds = min(len({row["settings"]["seed"] for row in rows}) for rows in runs.values())
@@ -120,27 +128,31 @@ def elastic_stays_stable(table: Table) -> Verdict:
 
 
 def longer_period_is_better(method: str) -> Callable[[Table], Verdict]:
-    """The better of periods 16 and 64 below period 1."""
+    """Period 64 below period 1."""
 
     def holds(table: Table) -> Verdict:
         runs = {period: best(table, method, WORKERS, period) for period in PERIODS}
-        long = min((runs[16], runs[64]), key=lambda one: one.error)
         every = ", ".join(f"{period}: {percent(one.error)} %" for period, one in runs.items())
-        return _leads([(f"period {long.period} against 1", long, runs[1])], f"{_POINTS} By period {every}.")
+        return _leads([("period 64 against 1", runs[64], runs[1])], f"{_POINTS} By period {every}.")
 
     return holds
 
 
 def eamsgd_best_everywhere(table: Table) -> Verdict:
     """EAMSGD below every other method of p = 4 at each period, and below MSGD."""
-    pairs = []
+    words, nearest, seeds = [], [], []
     for period in PERIODS:
         ours = best(table, "EAMSGD", WORKERS, period)
         others = [best(table, name, WORKERS, period) for name in ("EASGD", *DOWNPOURS)]
         others += [best(table, "MDOWNPOUR", WORKERS, 1)] * (period == 1) + [best(table, "MSGD", 1, 1)]
-        nearest = min(others, key=lambda one: one.error)
-        pairs.append((f"period {period}, {nearest.method} next", ours, nearest))
-    return _leads(pairs, _POINTS)
+        leads = [(lead(ours, other), other) for other in others]
+        words += [lead_word((one.low, one.high)) for one, _ in leads]
+        seeds += [one.n for one, _ in leads]
+        _, other = min(leads, key=lambda pair: pair[0].mean)
+        nearest.append((f"period {period}, {other.method} next", ours, other))
+    return replace(
+        _leads(nearest, f"{_POINTS} Every lead counts, also those not named."), word=_together(words, min(seeds))
+    )
 
 
 def easgd_beats_downpour(table: Table) -> Verdict:
@@ -161,13 +173,12 @@ def _numbers(table: Table, method: str) -> list[int]:
 
 
 def more_workers_lower(method: str) -> Callable[[Table], Verdict]:
-    """The most workers below the fewest."""
+    """Each number of workers below the next smaller one."""
 
     def holds(table: Table) -> Verdict:
         runs = [best(table, method, number, GROWTH[method]) for number in _numbers(table, method)]
-        every = ", ".join(f"p = {one.workers}: {percent(one.error)} %" for one in runs)
-        pair = (f"p = {runs[-1].workers} against {runs[0].workers}", runs[-1], runs[0])
-        return _leads([pair], f"{_POINTS} {every}.")
+        pairs = [(f"p = {more.workers} against {few.workers}", more, few) for few, more in pairwise(runs)]
+        return _leads(pairs, _POINTS)
 
     return holds
 
@@ -177,12 +188,27 @@ def speed_up_grows(table: Table) -> Verdict:
     alone = best(table, "MSGD", 1, 1)
     runs = [best(table, "EAMSGD", number, GROWTH["EAMSGD"]) for number in _numbers(table, "EAMSGD")]
     speed = {level: [_speed_up(alone, one, level) for one in runs] for level in levels_of(alone)}
-    grows = all(a < b for row in speed.values() for a, b in pairwise([1.0, *row]))
+    gains = [_gain(few, more, level) for level in speed for few, more in pairwise([alone, *runs])]
     ours = "; ".join(f"to {percent(level)} %: " + ", ".join(map(_times, row)) for level, row in speed.items())
-    seeds = min(len(one.curves) for one in [alone, *runs])
-    note = f"MSGD's median seconds over EAMSGD's, p = {', '.join(str(one.workers) for one in runs)}."
-    judged = seeds >= NEEDED and max(alone.errors) <= MOST
-    return Verdict(verdict_word(grows) if judged else NOT_JUDGED, ours, seeds=seeds, note=note)
+    seeds = min(gain.n for gain in gains)
+    word = _together([lead_word((gain.low, gain.high)) for gain in gains], seeds)
+    numbers = ", ".join(str(one.workers) for one in runs)
+    note = (
+        f"MSGD's median seconds over EAMSGD's, p = {numbers}. Each number of workers is paired by seed with the next."
+    )
+    return Verdict(word if max(alone.errors) <= MOST else NOT_JUDGED, ours, seeds=seeds, note=note)
+
+
+def _gain(few: Best, more: Best, level: float) -> Estimate:
+    """Log of the seconds that fewer workers need over those that more need; never counts as e times as long."""
+    pairs = paired(few, more, lambda one: one.seconds_to(level))
+    return mean_interval([_log_ratio(a, b) for a, b in pairs])
+
+
+def _log_ratio(a: float, b: float) -> float:
+    if math.isfinite(a) and math.isfinite(b):
+        return math.log(a / b)
+    return float(math.isfinite(b)) - float(math.isfinite(a))
 
 
 def _speed_up(alone: Best, ours: Best, level: float) -> float:
@@ -220,8 +246,7 @@ def faster_than_alone(method: str, sequential: str) -> Callable[[Table], Verdict
     def holds(table: Table) -> Verdict:
         alone, ours = best(table, sequential, 1, 1), best(table, method, WORKERS, GROWTH[method])
         level = _reached(alone.errors)
-        pairs = paired(alone, ours, lambda one: one.seconds_to(level))
-        ratios = [math.log(a / b) if math.isfinite(b) else -1.0 for a, b in pairs]
+        ratios = [_log_ratio(a, b) for a, b in paired(alone, ours, lambda one: one.seconds_to(level))]
         note = (
             f"Virtual seconds of {sequential} over those of {method}; geometric mean. Never counts as e times as slow."
         )

@@ -115,7 +115,9 @@ def test_war_and_peace_is_cut_to_the_book(tmp_path: Path, before: str, after: st
 @pytest.mark.parametrize("text", [BOOK[3:], BOOK[:-3], ""])
 def test_a_war_and_peace_without_its_ends_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "war-and-peace.txt").write_text(text)
-    message = r"^war_and_peace: the text must begin with 'Well, .* and end with .*\. Got another .*war-and-peace\.txt\. Fetch a"
+    message = (
+        r"^war_and_peace: the text must begin with 'Well, .* and end .*\. Got another .*war-and-peace\.txt\. Fetch a"
+    )
     with pytest.raises(ValueError, match=message):
         data.war_and_peace(tmp_path)
 

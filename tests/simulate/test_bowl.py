@@ -251,6 +251,34 @@ def test_who_comes_back_starts_from_the_center() -> None:
             "Bowl: lr must be positive and momentum in [0, 1). Got lr=0.0, momentum=0.0. "
             "Use e.g. lr=0.1, momentum=0.9.",
         ),
+        (lambda: Bowl((np.nan,)), "Bowl: curvatures must be positive. Got (nan,). Use e.g. (1.0, 0.1)."),
+        (
+            lambda: Bowl(1.0),  # pyright: ignore[reportArgumentType]
+            "Bowl: curvatures must be a sequence. Got 1.0. Use e.g. (1.0, 0.1).",
+        ),
+        (
+            lambda: Bowl((1.0,), lr=np.nan),
+            "Bowl: lr must be positive and momentum in [0, 1). Got lr=nan, momentum=0.0. "
+            "Use e.g. lr=0.1, momentum=0.9.",
+        ),
+        *(
+            (
+                lambda sigma=sigma: Bowl((1.0,), sigma=sigma),
+                "Bowl: sigma must be at least 0, one number or one for each of 1 directions. Got "
+                f"{sigma}. Use e.g. 0.1.",
+            )
+            for sigma in (-1.0, np.nan, (1.0, 2.0))
+        ),
+        (
+            lambda: stationary_variance(Bowl((0.1, 1.0), sigma=1.0, lr=3.0), 4),
+            "stationary_variance: the map must be stable. Got a spectral radius of 2.309 at curvature 1. Use a smaller "
+            "lr or beta.",
+        ),
+        (
+            lambda: stationary_variance(Bowl((1.0,), sigma=1.0), 0),
+            "stationary_variance: num_workers and communication_period must be at least 1. Got 0 and 1. Use e.g. 4 "
+            "and 10.",
+        ),
         (
             lambda: Descent(Bowl((1.0,)), 2, method="admm"),  # pyright: ignore[reportArgumentType]
             "Descent: method must be easgd, downpour or local-sgd. Got 'admm'. Use 'easgd'.",

@@ -179,3 +179,84 @@ def test_on_an_accelerator_workers_are_stacked_and_equal_those_on_the_cpu() -> N
             return simulation.center.cpu()
 
     torch.testing.assert_close(center("cuda"), center("cpu"), rtol=1e-3, atol=1e-4)
+
+
+class Late(nn.Module):
+    """Uses one of its parameters from some examples on, another only before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.always, self.late, self.early = (nn.Parameter(torch.ones(1)) for _ in range(3))
+
+
+def late_use(model: Any, x: Tensor) -> Tensor:
+    """Shapes tell what is used, as a mode of the batch would: `vmap` allows that."""
+    other = model.late if x.shape[0] > 4 else model.early
+    return ((model.always + other) * x).square().mean()
+
+
+def test_a_parameter_that_is_used_later_is_trained_as_one_model_alone_does() -> None:
+    together, apart = models_of(Late, 3), models_of(Late, 3)
+    ours, theirs = Gradients(late_use, True, CPU), Gradients(late_use, False, CPU)
+    for rows, value in ((4, 1.0), (6, 1.0), (4, 0.0)):  # the last: gradients that are there, and zero
+        data = [torch.full((rows, 1), value)] * 3
+        assert ours.compute_(together, data, range(3)) == pytest.approx(theirs.compute_(apart, data, range(3)))
+        for one, other in zip(together, apart, strict=True):
+            used = {name: p.grad for name, p in other.named_parameters() if p.grad is not None}
+            assert set(used) == {"always", "early" if rows == 4 else "late"}
+            assert set(used) == {name for name, p in one.named_parameters() if p.grad is not None}
+            for name, gradient in used.items():
+                torch.testing.assert_close(one.get_parameter(name).grad, gradient)
+    assert ours.stacked
+
+
+class Alias(nn.Module):
+    """Keeps its weight in a list, too, as torch's recurrent nets do: `functional_call` does not reach that one."""
+
+    def __init__(self, chance: float = 0.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(0.5, 1.5, 6))
+        self.also = [self.weight]
+        self.dropout = nn.Dropout(chance)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(x * self.weight * self.also[0])
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.5])
+def test_what_comes_to_something_else_when_stacked_is_refused(chance: float) -> None:
+    """With dropout, too: then evaluation is compared."""
+    sentence = (
+        r"^Simulation: stacked=True needs gradients that equal those of one model alone\. Got others at the first "
+        r"batch\. Use stacked=False\.$"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        Gradients(rebuild, True, CPU).compute_([Alias(chance)] * 2, [vectors(0)] * 2, [0, 1])
+    by_itself = Gradients(rebuild, None, CPU)
+    by_itself.stacked = True  # as on an accelerator
+    by_itself.compute_([Alias(chance)], [vectors(0)], [0])
+    assert not by_itself.stacked
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_loss_that_does_not_know_its_model_is_refused_and_leaves_the_users_alone(stacked: bool) -> None:
+    users = nn.Linear(6, 6)
+    other = copy.deepcopy(users)
+    sentence = (
+        r"^Simulation: loss must depend on the model that it is given\. Got a loss that reaches none of its "
+        r"parameters\. Compute it with the first argument of loss\(model, batch\), not with a model from outside\.$"
+    )
+    for loss in (lambda model, x: rebuild(users, x), lambda model, x: x.mean()):
+        with pytest.raises(ValueError, match=sentence):
+            Gradients(loss, stacked, CPU).compute_([other], [vectors(0)], [0])
+    assert users.weight.grad is None
+    both = Gradients(lambda model, x: (model(x) - users(x)).square().mean() + model(x).mean(), stacked, CPU)
+    both.compute_([other], [vectors(0)], [0])
+    assert users.weight.grad is None
+    assert other.weight.grad is not None
+
+
+def test_a_loss_that_is_no_scalar_is_refused() -> None:
+    sentence = r"^Simulation: loss must give one scalar tensor\. Got shape \(4, 6\)\. Use the mean over the batch\.$"
+    with pytest.raises(ValueError, match=sentence):
+        Gradients(lambda model, x: model(x), False, CPU).compute_([nn.Linear(6, 6)], [vectors(0)], [0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +132,29 @@ def test_a_directory_that_holds_a_run_is_refused(tmp_path: Path) -> None:
     sentence = f"Simulation: rows must be a directory without a run. Got {tmp_path}. Use another, or remove it."
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         simulate(tmp_path, LINK, 4.0)
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_divergence_is_written_down_by_each_worker_and_said_once(rows: bool, tmp_path: Path) -> None:
+    with (
+        warnings.catch_warnings(record=True) as said,
+        Simulation(
+            Quadratic(9, 0),
+            lambda model, b: ((model.x - b) ** 2).sum() / 2,
+            lambda worker, step: torch.full((9,), float(worker)),
+            hooke.Downpour(),
+            optimizer=lambda p: torch.optim.SGD(p, lr=0.1),
+            cluster=Cluster(8),
+            communication_period=16,
+            rows=tmp_path if rows else None,
+        ) as simulation,
+    ):
+        warnings.simplefilter("always")
+        simulation.run(400.0)
+    (one,) = [warning for warning in said if "stable region" in str(warning.message)]
+    assert str(one.message).startswith("Worker: the run must stay in its stable region. Got a distance")
+    assert one.filename == __file__
+    if rows:
+        for worker in range(8):
+            (row,) = rows_of(tmp_path, worker, "diverging")
+            assert row["value"] > 100 and "8 workers" in row["note"] and row["t"] == row["step"] > 16

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from torch import Tensor, nn
 import hooke
 from hooke.rule import Rule
 from hooke.simulate import Cluster, Failure, Simulation
+from hooke.simulate.center import Shared, VirtualCenter
+from hooke.spec import CenterSpec, Refused
 
 UNEVEN = Cluster(3, [1.0, 1.3, 2.1], jitter=0.2, bandwidth=16 * 32 / 0.7, latency=0.1)
 
@@ -120,6 +124,23 @@ def test_workers_die_and_fresh_ones_start_from_the_center(rule: Rule, overlap: b
     kinds = {event.kind for event in events_of(MORTAL, 60.0, overlap=overlap)}
     assert kinds == {"exchange", "missed", "died", "joined"}
     assert_close(simulated(rule, MORTAL, 60.0, overlap=overlap), expected(rule, MORTAL, 60.0, overlap=overlap))
+
+
+def test_an_exchange_that_a_death_cuts_short_never_happens() -> None:
+    """Also where others came due meanwhile, which were missed: the center has nothing from it."""
+    deaths = tuple(Failure(1, at, back=at + 0.5) for at in (7.3, 12.1, 19.6, 30.2, 44.4))
+    cluster = Cluster(3, [1.0, 0.7, 1.1], bandwidth=16 * 32 / 1.5, failures=deaths)
+    events = events_of(cluster, 60.0, 1, overlap=True)
+    settled, cut_short = 0.0, 0
+    for event in events:
+        if event.worker == 1:
+            settled = event.settled if event.kind in ("exchange", "joined") else settled
+            cut_short += event.kind == "missed" and event.begun >= settled
+    assert cut_short > 0
+    for order in ("jacobi", "gauss-seidel"):
+        rule = hooke.EASGD(order=order)
+        got = simulated(rule, cluster, 60.0, overlap=True, communication_period=1)
+        assert_close(got, expected(rule, cluster, 60.0, overlap=True, period=1))
 
 
 def test_a_synchronous_ring_goes_on_without_the_dead_and_with_who_joins() -> None:
@@ -257,3 +278,21 @@ def test_leaders_pull_the_others(synchronous: bool) -> None:
             follower += 0.5 * (seen - follower) if exchange or synchronous else 0.0
         x = next(simulation._members[0].worker.model.parameters()).detach()
         torch.testing.assert_close(x, torch.full((3,), follower))
+
+
+def test_a_worker_that_is_refused_leads_nobody() -> None:
+    """The lowest loss is worker 0's, whose values are not finite: as with `ReplicatedCenter`, worker 1 leads."""
+    flat = hooke.FlatParameters(nn.Linear(1, 1))
+    shared = Shared(synchronous=True)
+    ends = [VirtualCenter(shared, worker) for worker in range(3)]
+    for loss, end in zip((0.1, 0.5, 0.9), ends, strict=True):
+        end.join(torch.zeros_like(flat.vector), CenterSpec.of(flat.entries, (), ""))
+        end.report(loss)
+    shared.workers = shared.expected = 3
+    xs = [torch.full_like(flat.vector, value) for value in (math.inf, 1.0, 3.0)]
+    with ThreadPoolExecutor(3) as threads:
+        done = [threads.submit(end.exchange_, x, hooke.LSGD(0.1)) for end, x in zip(ends, xs, strict=True)]
+    assert [type(one.exception()) for one in done] == [Refused, type(None), type(None)]
+    assert shared.vector is not None
+    assert (shared.vector[0].item(), xs[1][0].item()) == (1.0, 1.0)
+    assert xs[2][0].item() == pytest.approx(3 - 0.1 * 2)

@@ -76,8 +76,8 @@ def test_the_global_chances_stay_as_they_are() -> None:
 
 
 def make(**options: Any) -> Simulation:
-    settings = {"rule": hooke.EASGD(), "batches": minimum_of, "optimizer": sgd()} | options
-    return Simulation(settings.pop("model", Quadratic(SIZE, 0)), bowl, **settings)
+    settings = {"rule": hooke.EASGD(), "loss": bowl, "batches": minimum_of, "optimizer": sgd()} | options
+    return Simulation(settings.pop("model", Quadratic(SIZE, 0)), **settings)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +113,20 @@ def make(**options: Any) -> Simulation:
             "torch.optim.SGD(parameters, lr=0.1).",
         ),
         ({"model": nn.Tanh()}, "FlatParameters: model must have a trainable parameter. Got none."),
+        ({"cluster": 4}, "Simulation: cluster must be a Cluster. Got 4. Use e.g. hooke.Cluster(num_workers=4)."),
+        ({"batches": []}, "Simulation: batches must be a function. Got []. Use e.g. lambda worker, step: torch.ones("),
+        ({"optimizer": torch.optim.SGD([torch.ones(1)])}, "Simulation: optimizer must be a function. Got SGD ("),
+        ({"loss": None}, "Simulation: loss must be a function. Got None. Use e.g. lambda model, batch: "),
+        (
+            {"loss": nn.MSELoss()},
+            "Simulation: loss must be a function of model and batch. Got MSELoss(). Use lambda model, batch: "
+            "criterion(model(batch[0]), batch[1]).",
+        ),
+        ({"scheduler": 0.1}, "Simulation: scheduler must be a function. Got 0.1. Use e.g. lambda optimizer: "),
+        ({"model": network}, "Simulation: model must be a Module. Got <function network"),
+        ({"seed": -1}, "Simulation: seed must be a whole number, at least 0. Got -1. Use e.g. 0."),
+        ({"seed": 1.5}, "Simulation: seed must be a whole number, at least 0. Got 1.5. Use e.g. 0."),
+        ({"rows": __file__}, "Simulation: rows must be a directory without a run. Got "),
         ({"buffers": "none"}, "Worker: buffers must be one of ('average', 'local'). Got 'none'. Use 'average'."),
     ],
 )
@@ -129,9 +143,9 @@ def test_time_does_not_turn_back_and_the_closed_stay_closed() -> None:
     sentence = r"^Simulation: until must be a time from the 5 seconds reached on\. Got 4\.0\. Use a later one\.$"
     with pytest.raises(ValueError, match=sentence):
         simulation.run(4.0)
-    for never in (math.inf, math.nan):
+    for never in (math.inf, math.nan, "9", None):
         with pytest.raises(ValueError, match=r"^Simulation: until must be"):
-            simulation.run(never)
+            simulation.run(never)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"^Simulation: center_weights\(average=True\) needs a rule that keeps one\."):
         simulation.center_weights(average=True).__enter__()
     with pytest.raises(ValueError, match=r"^Record: name must be one of"):
@@ -204,6 +218,54 @@ def test_the_average_of_the_center_can_be_held() -> None:
             average = model.x.clone()
         assert torch.equal(center, simulation.center[:SIZE])
         assert 0 < (average - center).norm() < (center - torch.tensor(BEGIN)).norm()
+
+
+def normed(cluster: Cluster, **options: Any) -> Simulation:
+    """Workers whose batches lie at 10 (worker + 1), and whose models measure that."""
+    model = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 1))
+
+    def batches(worker: int, step: int) -> Tensor:
+        return 10.0 * (worker + 1) + torch.randn(9, 1, generator=torch.Generator().manual_seed(step))
+
+    return make(
+        model=model, loss=lambda model, x: model(x).square().mean(), batches=batches, cluster=cluster, **options
+    )
+
+
+def test_center_weights_hold_a_workers_own_buffers_where_the_center_has_none() -> None:
+    cluster = Cluster(2, failures=(hooke.Failure(0, at=200.0),))
+    with normed(cluster, buffers="local") as simulation:
+
+        def mean(worker: int | None = None) -> float:
+            with simulation.center_weights(worker=worker) as model:
+                return model[0].running_mean.item()  # type: ignore[index,union-attr]
+
+        assert mean() == 0
+        simulation.run(150.0)
+        assert (mean(), mean(0), mean(1)) == pytest.approx((10, 10, 20), abs=0.5)
+        assert mean() != simulation._members[1].worker.model[0].running_mean.item()  # type: ignore[index]
+        simulation.run(250.0)
+        assert mean() == mean(1) == pytest.approx(20, abs=0.5)
+        sentence = (
+            r"^Simulation: center_weights\(worker=\.\.\.\) needs one that is there\. Got 0, there are \[1\]\. Use one "
+            r"of them, or leave it out\.$"
+        )
+        with pytest.raises(ValueError, match=sentence):
+            mean(0)
+    assert mean() == pytest.approx(20, abs=0.5)
+
+
+def test_center_weights_inside_center_weights_leave_the_outer_as_they_were() -> None:
+    for buffers in ("average", "local"):
+        with normed(Cluster(2), rule=hooke.Averaged(hooke.EASGD(), 0.1), buffers=buffers) as simulation:
+            simulation.run(60.0)
+            with simulation.center_weights() as outer:
+                before = {name: value.clone() for name, value in outer.state_dict().items()}
+                assert before["0.num_batches_tracked"] > 50  # the worker's own count, which no center averages
+                with simulation.center_weights(average=True, worker=1) as inner:
+                    assert not torch.equal(inner[1].weight, before["1.weight"])  # type: ignore[index]
+                    assert not torch.equal(inner[0].running_mean, before["0.running_mean"])  # type: ignore[index]
+                assert all(torch.equal(value, before[name]) for name, value in outer.state_dict().items())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

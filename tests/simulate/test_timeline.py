@@ -283,7 +283,8 @@ def test_drift_keeps_a_mean_for_a_while() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"num_workers": 0}, "Cluster: num_workers must be at least 1. Got 0. Use e.g. 4."),
+        ({"num_workers": 0}, "Cluster: num_workers must be a whole number, at least 1. Got 0. Use e.g. 4."),
+        ({"num_workers": 2.5}, "Cluster: num_workers must be a whole number, at least 1. Got 2.5. Use e.g. 4."),
         (
             {"num_workers": 2, "step_seconds": [1.0]},
             "Cluster: step_seconds must be one number or one for each of 2 workers. Got 1. "
@@ -292,8 +293,26 @@ def test_drift_keeps_a_mean_for_a_while() -> None:
         ({"step_seconds": 0.0}, "Cluster: step_seconds must be positive. Got 0.0. Use the measured seconds of a step."),
         ({"jitter": -1.0}, "Cluster: jitter must be at least 0. Got -1.0. Use e.g. 0.1."),
         ({"bandwidth": 0.0}, "Cluster: bandwidth must be positive. Got 0.0. Use bit/s, e.g. 1e9."),
+        ({"bandwidth": "1G"}, "Cluster: bandwidth must be a number. Got '1G'. Use a float."),
+        (
+            {"step_seconds": "0.1"},
+            "Cluster: step_seconds must be one number, or one for each worker. Got '0.1'. Use a float.",
+        ),
+        ({"drift": 0.3}, "Cluster: drift must be a Drift. Got 0.3. Use e.g. Drift(60.0, 0.3)."),
+        (
+            {"failures": Failure(0, 1.0)},
+            "Cluster: failures must be a tuple of Failure. Got Failure(worker=0, at=1.0, back=None). "
+            "Use e.g. (Failure(worker=1, at=30.0),).",
+        ),
+        (
+            {"failures": (0, 1.0)},
+            "Cluster: failures must be a tuple of Failure. Got (0, 1.0). Use e.g. (Failure(worker=1, at=30.0),).",
+        ),
         ({"latency": -1.0}, "Cluster: latency must be at least 0. Got -1.0. Use seconds, e.g. 0.001."),
-        ({"shards": 0}, "Cluster: shards must be at least 1. Got 0. Use 1: one machine holds the center."),
+        (
+            {"shards": 0},
+            "Cluster: shards must be a whole number, at least 1. Got 0. Use 1: one machine holds the center.",
+        ),
         ({"lost": 1.0}, "Cluster: lost must be in [0, 1). Got 1.0. Use the share of exchanges that are lost."),
         (
             {"failures": (Failure(2, 1.0),)},
@@ -305,6 +324,12 @@ def test_a_cluster_that_can_not_be_is_one_sentence(wrong: dict, message: str) ->
     with pytest.raises(ValueError) as error:
         Cluster(**{"num_workers": 2, **wrong})
     assert str(error.value) == message
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    cluster = Cluster(2, step_seconds=np.float32(0.5), bandwidth=np.float64(1e9))  # pyright: ignore[reportArgumentType]
+    assert cluster == Cluster(2, step_seconds=0.5, bandwidth=1e9)
+    assert Cluster(2, step_seconds=np.array([0.1, 0.2])).seconds_of(1) == 0.2  # pyright: ignore[reportArgumentType]
 
 
 def test_failures_that_can_not_be() -> None:
@@ -325,6 +350,18 @@ def test_failures_that_can_not_be() -> None:
             "timeline: give steps or seconds, not both. Got steps=1, seconds=1. Give one.",
         ),
         ({"steps": 1, "period": 0}, "timeline: communication_period must be at least 1. Got 0. Use e.g. 10."),
+        ({"steps": -1}, "timeline: steps must be a whole number, at least 0. Got -1. Use e.g. 100."),
+        ({"steps": 2.5}, "timeline: steps must be a whole number, at least 0. Got 2.5. Use e.g. 100."),
+        ({"seconds": -1.0}, "timeline: seconds must be at least 0 and finite. Got -1.0. Use e.g. 60.0."),
+        ({"seconds": math.nan}, "timeline: seconds must be at least 0 and finite. Got nan. Use e.g. 60.0."),
+        (
+            {"steps": 1, "values": -1},
+            "timeline: values must be a whole number, at least 0. Got -1. Use the vector's length.",
+        ),
+        (
+            {"steps": 1, "period": 2.5},
+            "timeline: communication_period must be at least 1. Got 2.5. Use e.g. 10.",
+        ),
         (
             {"steps": 1, "synchronous": True, "overlap": True},
             "timeline: synchronous=True needs overlap=False, shards=1 and lost=0. Got overlap=True, shards=1, "
