@@ -61,7 +61,7 @@ def cell(row: Row | None) -> str:
         return ""
     seconds = row["seconds_to_error"]
     reached = f"**{seconds:,.0f} s**" if seconds is not None else "**not reached**"
-    return f"{reached}, x {row['speed_up']:,.0f}, {row['age']:,.0f} s, {row['load']:.0%}"
+    return f"{reached}, x {row['speed_up']:,.0f}, {row['age']:,.0f} s, {min(1, row['load']):.0%}"
 
 
 def link_table(made: dict[tuple, Row], link: float) -> str:
@@ -70,7 +70,7 @@ def link_table(made: dict[tuple, Row], link: float) -> str:
     for workers in growth.WORKERS:
         lines.append([f"{workers:,}", *(cell(made.get((name, workers, link))) for name in growth.LAYOUTS)])
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"Time to the error, speed-up in steps a second, age, load.\n\n{table}\n"
+    return f"**Time to the error**, speed-up in steps a second, age, load.\n\n{table}\n"
 
 
 def speed(rows: list[Row]) -> str:
@@ -111,7 +111,7 @@ def says(made: dict[tuple, Row]) -> str:
         return f"{made[name, workers, link]['age']:,.0f} s"
 
     def speed_up(name: str) -> str:
-        return f"{made[name, most, slow]['speed_up']:,.1f}"
+        return f"{made[name, most, slow]['speed_up']:,.4g}"
 
     full = Star(growth.VALUES, growth.STEP, slow, period=growth.PERIOD).saturated_from
     alike = [made[name, few, fast]["seconds_to_error"] for name in growth.LAYOUTS]
@@ -133,8 +133,7 @@ def says(made: dict[tuple, Row]) -> str:
         f"- **Where neither helps.** While the star's link has room they save nothing: {few} workers at "
         f"{fast / 1e9:g} Gbit/s take {min(alike):,.0f} to {max(alike):,.0f} s in all six layouts. And where shards "
         f"have room, the levels of a tree only add age: {most:,} workers at {fast / 1e9:g} Gbit/s take "
-        f"{time('64 shards', most, fast)} around 64 shards and {time('tree, up/down', most, fast)} in an up/down "
-        "tree.\n"
+        f"{time('64 shards', most, fast)} around 64 shards, {time('tree, up/down', most, fast)} in an up/down tree.\n"
     )
 
 

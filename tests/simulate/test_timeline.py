@@ -179,6 +179,25 @@ def test_a_barrier_does_not_wait_for_the_dead() -> None:
     assert fresh.absorbed == max(e.begun for e in run if e.kind == "exchange" and e.absorbed == fresh.absorbed)
 
 
+def test_who_comes_while_the_ring_is_busy_has_no_part_in_it() -> None:
+    cluster = Cluster(3, 0.1, bandwidth=1e9, failures=(Failure(2, 0.0, 0.01),))  # a ring of two takes 0.032 s
+    run = events(cluster, period=4, synchronous=True, seconds=0.2)
+    assert [(e.kind, e.worker, e.absorbed, e.workers) for e in run[:4]] == [
+        ("died", 2, 0.0, 2),
+        ("joined", 2, 0.01, 3),
+        ("exchange", 0, 0.032, 2),
+        ("exchange", 1, 0.032, 2),
+    ]
+
+
+def test_a_fresh_process_takes_none_of_the_steps_that_the_dead_one_was_about_to_take() -> None:
+    cluster = Cluster(1, 0.1, bandwidth=1e8, failures=(Failure(0, 0.25, 1.0),))  # an exchange outlasts two legs
+    run = events(cluster, period=3, seconds=2.0, overlap=True)
+    back = [e.kind for e in run].index("joined")
+    assert run[back - 1].ends.tolist() == [0.1, 0.2]
+    assert np.concatenate([e.ends for e in run[back:]]).tolist() == [1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0]
+
+
 def test_lost_exchanges_cost_nothing_but_a_longer_period() -> None:
     run = events(Cluster(4, 0.1, bandwidth=1e9, lost=0.25), period=5, steps=5000)
     counts = Counter(e.kind for e in run)
@@ -253,6 +272,7 @@ def test_drift_keeps_a_mean_for_a_while() -> None:
     means = [np.unique(ticks[(begun >= second) & (begun < second + 1)]) / 1e9 for second in range(199)]
     assert {len(mean) for mean in means} == {1}
     logs = np.log([mean[0] / 0.01 for mean in means])
+    assert (np.diff(logs) != 0).all()
     assert logs.std() == pytest.approx(0.5, rel=0.15)
     assert np.exp(logs).mean() == pytest.approx(1.0, abs=0.12)
 
