@@ -13,6 +13,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Random numbers that a test does not seed itself are the same ones in every run."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def center() -> Iterator[hooke.LocalCenter]:
     """A private center; more handles come from `hooke.LocalCenter(center.path)`."""

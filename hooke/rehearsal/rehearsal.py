@@ -118,8 +118,7 @@ class Rehearsal:
             self._curve_then(self._waiting)
 
     def _waiting(self, seconds: float) -> None:
-        self._mark("ready")
-        if self._all("ready"):
+        if self._agreed("ready"):
             self._stage, self._began = self._timed, time.perf_counter()
             self._counted = (self._steps, self._examples())
 
@@ -127,7 +126,8 @@ class Rehearsal:
         self._seconds.append(seconds)
         gone = time.perf_counter() - self._began
         enough = len(self._seconds) >= TIMED_STEPS and gone >= TIMED_SECONDS
-        if not enough and not (len(self._seconds) >= SLOW_STEPS and gone >= SLOW_SECONDS):
+        enough |= len(self._seconds) >= SLOW_STEPS and gone >= SLOW_SECONDS
+        if not (self._agreed("enough") if self._about["synchronous"] and enough else enough):
             return
         steps, examples = self._steps - self._counted[0], self._examples() - self._counted[1]
         self._batch = examples / steps if examples else None
@@ -138,8 +138,7 @@ class Rehearsal:
             self._forced += 1
             self._exchange()
             return
-        self._mark("timed")
-        if self._all("timed"):
+        if self._agreed("timed"):
             self._curve_then(self._ended)
 
     def _curve_then(self, stage: Callable[[float], None]) -> None:
@@ -260,10 +259,24 @@ class Rehearsal:
         write_atomically(self._result, json.dumps(result).encode())
 
     def _mark(self, name: str) -> None:
-        (self._folder / f"{self._run.worker}.{name}").touch()
+        """Say to the other copies, once, at which step this one was that far."""
+        file = self._folder / f"{self._run.worker}.{name}"
+        if not file.exists():
+            write_atomically(file, str(self._steps).encode())
 
-    def _all(self, name: str) -> bool:
-        return all((self._folder / f"{number}.{name}").exists() for number in range(self._run.num_workers))
+    def _agreed(self, name: str) -> bool:
+        """Whether all copies are that far.
+
+        Ranks that exchange at once must go on after the same step, or one of them would wait for an exchange that the
+        others never make: a period after the last one's mark each has met the others, and has seen all marks.
+        """
+        self._mark(name)
+        files = [self._folder / f"{number}.{name}" for number in range(self._run.num_workers)]
+        if not all(file.exists() for file in files):
+            return False
+        if not self._about["synchronous"]:
+            return True
+        return self._steps > max(int(file.read_text()) for file in files) + self._about["period"]
 
 
 def _described(rule: object) -> dict[str, Any]:
