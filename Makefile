@@ -41,7 +41,7 @@ $(VENV)/.base: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) --upgrade pip
 	$(INSTALL) torch
-	$(INSTALL) -e ".[report,examples]"
+	$(INSTALL) -e ".[report,examples,remote]"
 	touch $@
 
 $(VENV)/.test: $(VENV)/.base

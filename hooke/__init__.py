@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from hooke.outer import Lookahead as Lookahead
     from hooke.outer import MDownpour as MDownpour
     from hooke.outer import SlowMo as SlowMo
+    from hooke.remote import CenterServer as CenterServer
+    from hooke.remote import RemoteCenter as RemoteCenter
+    from hooke.remote import connect as connect
+    from hooke.remote import serve as serve
     from hooke.replicated import ReplicatedCenter as ReplicatedCenter
     from hooke.report import write_report as write_report
     from hooke.rule import EAMSGD as EAMSGD
@@ -62,6 +66,10 @@ _HOME = {
     "CenterSpec": "spec",
     "LocalCenter": "center",
     "ReplicatedCenter": "replicated",
+    "RemoteCenter": "remote",
+    "CenterServer": "remote",
+    "connect": "remote",
+    "serve": "remote",
     "Refused": "spec",
     # parameters as one vector
     "FlatParameters": "flat",

@@ -62,7 +62,7 @@ class Averaged(Rule):
                 f"Averaged: rate must be in (0, 1] or 'uniform'. Got {self.rate!r}. Use the paper's rate=0.001."
             )
         own = ("average",) if self.rate != "uniform" else ("average", "averaged")
-        for name in ("order", "plain_point", "follows_leader"):
+        for name in ("order", "conserves", "plain_point", "follows_leader"):
             object.__setattr__(self, name, getattr(self.rule, name))
         object.__setattr__(self, "center_memory", (*self.rule.center_memory, *own))
 

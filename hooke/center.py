@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -229,6 +229,11 @@ class LocalCenter:
         now = time.monotonic()
         return tuple(self._member(file, int(index), now) for index in file.slots["joined"].nonzero()[0])
 
+    @property
+    def member(self) -> Member | None:
+        """This worker as the center sees it; `None` where this object has not joined."""
+        return None if self._slot is None else self._member(self._attached(), self._slot, time.monotonic())
+
     def _member(self, file: SharedFile, index: int, now: float) -> Member:
         slot = file.slots[index]
         age = now - float(slot["heartbeat"])
@@ -287,14 +292,28 @@ class LocalCenter:
                 out of the vector.
         """
         out = torch.empty_like(x) if out is None else out
-        self._exchange(x, rule, state, out, start)
+        for _ in self.exchanging(x, rule, state, out, start=start):
+            pass
         return out
 
     def exchange_(self, x: Float[Tensor, " m"], rule: Rule, state: State = (), *, start: int | None = None) -> None:
         """As `exchange`, and subtract the correction from x at once, block by block while it is in the cache."""
-        self._exchange(x, rule, state, None, start)
+        for _ in self.exchanging(x, rule, state, None, start=start):
+            pass
 
-    def _exchange(self, x: Tensor, rule: Rule, state: State, out: Tensor | None, start: int | None) -> None:
+    def exchanging(
+        self,
+        x: Float[Tensor, " m"],
+        rule: Rule,
+        state: State,
+        out: Float[Tensor, " m"] | None,
+        *,
+        start: int | None = None,
+    ) -> Iterator[slice]:
+        """As `exchange`, step by step: yields each block of x (none twice) as soon as its correction is there.
+
+        Run it to its end: an exchange is done whole. `out=None` subtracts the correction from x at once.
+        """
         file = self._joined()
         self.spec.check_rule(rule.center_memory)
         region = extent(x, start, file.vector.numel())
@@ -311,7 +330,7 @@ class LocalCenter:
         bound = rule.bind(num_workers)
         parameters = (bound.leading(self._leads(file)) if rule.follows_leader else bound, state)
         buffers = (rule.buffer_rule().bind(num_workers), ())
-        for index, first, end in self._blocks_in(region):
+        for index, first, end in blocks_in(self._blocks, region):
             here, remembered = parameters if first < border else buffers
             in_x, in_center = slice(first - region.start, end - region.start), slice(first, end)
             correction = None if out is None else out[in_x]
@@ -320,6 +339,7 @@ class LocalCenter:
                 slot["missed"] += 1
                 if correction is not None:
                     correction.zero_()
+                yield in_x
                 continue
             self._held.discard(index)
             try:
@@ -328,16 +348,10 @@ class LocalCenter:
                 here.exchange_(x[in_x], file.vector[in_center], part, correction, scratch[: end - first], beside)
             finally:
                 self._locks.give_block(index)
+            yield in_x
         slot["exchanges"] += 1
         self.bytes_sent += 4 * x.numel()
         self.bytes_received += 4 * x.numel()
-
-    def _blocks_in(self, region: slice) -> Iterator[tuple[int, int, int]]:
-        """What of each block (number, start, stop) lies in `region`; a block's lock is whole all the same."""
-        for index, start, stop in self._blocks:
-            first, end = max(start, region.start), min(stop, region.stop)
-            if first < end:
-                yield index, first, end
 
     def pull(self, out: Float[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
         """The center's values, without waiting for any writer.
@@ -473,7 +487,7 @@ class LocalCenter:
         if self._file is None and self.path.exists():
             self._file = SharedFile(self.path)
             self._spec = CenterSpec.from_json(self._file.spec)
-            self._blocks = _blocks(self._spec)
+            self._blocks = blocks_of(self._spec)
             self._scratch = torch.empty(min(BLOCK, self._spec.numel))
         return self._file
 
@@ -508,7 +522,15 @@ class LocalCenter:
         raise ValueError(f"LocalCenter: at most {MAX_WORKERS} workers share one machine's center. Got one more.")
 
 
-def _blocks(spec: CenterSpec) -> list[tuple[int, int, int]]:
+def blocks_in(blocks: Sequence[tuple[int, int, int]], region: slice) -> Iterator[tuple[int, int, int]]:
+    """What of each block (number, start, stop) lies in `region`; a block's lock is whole all the same."""
+    for index, start, stop in blocks:
+        first, end = max(start, region.start), min(stop, region.stop)
+        if first < end:
+            yield index, first, end
+
+
+def blocks_of(spec: CenterSpec) -> list[tuple[int, int, int]]:
     """Blocks (number, start, stop), none across the border between parameters and buffers, from the end backward.
 
     Backward, because the check that ran forward just before has left the vector's end in the cache.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 import torch
 from jaxtyping import Float
@@ -34,7 +34,7 @@ class Rule(ABC):
 
     Attributes:
         center_memory: Names of the vectors that the center keeps beside c, each as long as c; none for most rules.
-        pull_first: Whether `delta` needs the center's values (EASGD does; DOWNPOUR does not).
+        conserves: Whether what leaves x is what enters c (`settle` returns its delta), as with a spring.
         order: `"jacobi"`: the exchange reads x before the optimizer's step and is subtracted after it, so the gradient
             belongs to the point before the exchange. `"gauss-seidel"`: the exchange happens between two steps, so the
             next gradient belongs to the point after it.
@@ -43,7 +43,7 @@ class Rule(ABC):
     """
 
     center_memory: tuple[str, ...] = ()
-    pull_first: ClassVar[bool] = True
+    conserves: bool = False
     plain_point: bool = False
     follows_leader: bool = False
     order: Order = "gauss-seidel"
@@ -144,6 +144,8 @@ class EASGD(Rule):
     Reference:
         Zhang, Choromanska, LeCun, "Deep learning with elastic averaging SGD", arXiv 1412.6651, eqs. 5, 6, Algorithm 1.
     """
+
+    conserves = True
 
     beta: float | None = None
     moving_rate: float | None = None
@@ -259,7 +261,6 @@ class FromCenter(Rule):
         mixing: Which share of its own values the worker keeps.
     """
 
-    pull_first: ClassVar[bool] = False
     mixing: float = 0.0
 
     @property

@@ -1,0 +1,587 @@
+"""A center that lives elsewhere, as one worker has it."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hooke.center import blocks_in, blocks_of
+from hooke.codec import Codec, codec_of
+from hooke.remote import protocol
+from hooke.remote.coded import told_of
+from hooke.remote.protocol import received, send_block
+from hooke.remote.security import checked_token, is_loopback
+from hooke.remote.trouble import Address, SessionUnknown, diagnosis
+from hooke.remote.wire import Wire
+from hooke.rule import EASGD, Rule, State
+from hooke.rule_json import rule_to_plain
+from hooke.spec import CenterSpec, Refused, extent, length
+
+BEAT_SECONDS = 5.0
+"""Between two signs of life."""
+
+LONGEST_PAUSE = 30.0
+"""Between two tries to reach a center that does not answer."""
+
+
+@dataclass
+class Pending:
+    """An exchange whose reply is not there yet.
+
+    Attributes:
+        number: Its number.
+        region: Which part of x.
+        rule: By which rule.
+        coded: What was sent of each block, where the codec rounds.
+        done: Blocks whose correction has arrived.
+    """
+
+    number: int
+    region: slice
+    rule: Rule
+    coded: dict[int, Tensor] = field(default_factory=dict)
+    done: set[int] = field(default_factory=set)
+
+
+class RemoteCenter:
+    """A center on another machine; made by `connect`. One object serves one worker.
+
+    The worker's x goes to the center, which lets the rule act and sends the correction back, both by the codec. What
+    the worker subtracts is what the center added, to the bit. A failed exchange raises, changes nothing and costs
+    nothing: the worker goes on, and whatever the center did of it all the same comes with the next exchange.
+
+    Attributes:
+        bytes_sent: Values as they went out, without the frames of the network.
+        bytes_received: Values as they came in.
+    """
+
+    on_host: bool = True
+    """It wants vectors on the CPU."""
+
+    is_synchronous: bool = False
+    """Each worker exchanges on its own."""
+
+    def __init__(self, wire: Wire, codec: Codec, name: str) -> None:
+        self._wire, self._codec, self._name = wire, codec, name
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self._lock = threading.RLock()
+        self._session = ""
+        self._spec: CenterSpec | None = None
+        self._blocks: list[tuple[int, int, int]] = []
+        self._base: Tensor | None = None
+        self._number = 0
+        self._pending: Pending | None = None
+        self._owed: list[tuple[int, Tensor]] = []
+        self._numbers: dict[str, Any] = {}
+        self._is_lost = False
+        self._step = 0
+        self._loss: float | None = None
+        self._rule: Rule = EASGD()
+        self._failures, self._next_try, self._last_failure = 0, 0.0, ""
+        self._beating: threading.Event | None = None
+
+    # What is known of the center --------------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return self._wire.address.url
+
+    @property
+    def num_workers(self) -> int:
+        """Live workers, as the center said last."""
+        return int(self._numbers.get("num_workers", 0))
+
+    @property
+    def counted_workers(self) -> int:
+        """Workers that rates count, as the center said last."""
+        return max(1, int(self._numbers.get("counted_workers", 1)))
+
+    @property
+    def exchanges(self) -> int:
+        """Exchanges of all workers, as the center said last."""
+        return int(self._numbers.get("exchanges", 0))
+
+    @property
+    def ready(self) -> bool:
+        """Whether the center had been set when it spoke last."""
+        return bool(self._numbers.get("ready", False))
+
+    def status(self) -> dict[str, Any]:
+        """What `hooke status` shows; asks the center."""
+        return self._wire.call(protocol.STATUS)
+
+    def metrics(self) -> str:
+        """The same in Prometheus' text format; asks the center."""
+        return self._wire.ask(protocol.METRICS).decode()
+
+    # Coming and going -------------------------------------------------------------------------------------------------
+
+    def join(self, initial: Float[Tensor, " n"], spec: CenterSpec, memory: State = ()) -> Float[Tensor, " n"]:
+        """Become one of the workers; the first one's `initial` sets the center.
+
+        Returns:
+            The center, a new tensor, to the bit whatever the codec.
+
+        Raises:
+            ValueError: The spec differs from the center's, or this object has joined already.
+            Refused: `initial` is not finite.
+            OSError: The center can't be reached, or turns this worker away.
+        """
+        if self._session:
+            raise ValueError(
+                "connect: one object serves one worker. Got a second join. Give each worker its own: "
+                "hooke.connect(url)."
+            )
+        session, blocks = uuid.uuid4().hex, blocks_of(spec)
+        header = self._introduction(session, spec)
+        values = torch.empty(spec.numel)
+        with self._lock, self._wire.stream(protocol.JOIN, **header) as (writer, reader):
+            items = received(reader)
+            if not _said(items)["ready"]:
+                self._upload(writer, blocks, (initial, *memory))
+            writer.done_writing()
+            self._download(items, blocks, [values])
+        self._session, self._spec, self._blocks = session, spec, blocks
+        self._base, self._number, self._pending, self._owed, self._is_lost = values.clone(), 0, None, [], False
+        self._beating = _start_beating(self)
+        return values
+
+    def leave(self, *, finished: bool = False) -> None:
+        """Be a worker no longer; a center that can't be reached notices by itself."""
+        if not self._session:
+            return
+        if self._beating is not None:
+            self._beating.set()
+        with suppress(OSError, ValueError):
+            self._wire.call(protocol.LEAVE, BEAT_SECONDS, session=self._session, finished=finished)
+        self._session, self._base, self._owed, self._pending = "", None, [], None
+
+    def close(self) -> None:
+        """Leave, and close the connection."""
+        self.leave()
+        self._wire.hang_up()
+
+    def beat(self, step: int) -> None:
+        """Say that the worker lives and has taken `step` steps; it is told to the center every few seconds."""
+        self._step = step
+
+    def report(self, loss: float) -> None:
+        """Say how well the worker does, with the next exchange."""
+        self._loss = loss
+
+    # Exchanges --------------------------------------------------------------------------------------------------------
+
+    def exchange(
+        self,
+        x: Float[Tensor, " m"],
+        rule: Rule,
+        state: State = (),
+        out: Float[Tensor, " m"] | None = None,
+        *,
+        start: int | None = None,
+    ) -> Float[Tensor, " m"]:
+        """Let the center absorb what the rule says; the correction to subtract from x.
+
+        Args:
+            x: Float32 on the CPU.
+            rule: One of hooke's own.
+            state: As in `LocalCenter.exchange`; what the worker was told is written into it.
+            out: Where the correction is written; may be x itself. Default: a new tensor. Undefined where this raises.
+            start: Where x begins in the vector, if it is a fragment of it.
+
+        Raises:
+            Refused: The center does not take x. Nothing has changed.
+            ValueError: A rule that the center can't know, or that does not fit it.
+            OSError: The center could not be reached, or the stream was cut. The worker may go on as if nothing had
+                been.
+        """
+        spec = self._joined()
+        region = extent(x, start, spec.numel)
+        out = torch.empty_like(x) if out is None else out
+        with self._lock, self._trying():
+            self._rule = rule
+            self._recover(x, state, region)
+            owed = self._owed_in(region)
+            if owed is not None:
+                self._send(x - owed, rule, out, region)
+                out.add_(owed)
+                self._settle_owed(region)
+            else:
+                self._send(x, rule, out, region)
+            for vector in state:
+                assert self._base is not None
+                vector.copy_(self._base[region])
+        return out
+
+    def exchange_(self, x: Float[Tensor, " m"], rule: Rule, state: State = (), *, start: int | None = None) -> None:
+        """As `exchange`, and subtract the correction from x."""
+        x.sub_(self.exchange(x, rule, state, start=start))
+
+    def _send(self, x: Tensor, rule: Rule, out: Tensor, region: slice) -> None:
+        """One exchange, its reply written into `out`."""
+        remembers = bool(rule.init(x[:0]))
+        if self._codec.is_exact and not remembers:
+            self._base = None  # never needed again: a vector less
+        pending = Pending(self._number + 1, region, rule)
+        header = {
+            "session": self._session,
+            "number": pending.number,
+            "rule": rule_to_plain(rule),
+            "numel": x.numel(),
+            "start": region.start,
+            "loss": self._loss if rule.follows_leader else None,
+        }
+        self._pending = pending
+        try:
+            with self._wire.stream(protocol.EXCHANGE, **header) as (writer, reader):
+                for _, first, end in blocks_in(self._blocks, region):
+                    coded = self._coded(x[first - region.start : end - region.start], first, end)
+                    if not self._codec.is_exact:
+                        pending.coded[first] = coded
+                    self.bytes_sent += send_block(writer, first, coded)
+                writer.done_writing()
+                self._take_reply(received(reader), pending, out, x if self._codec.is_exact and remembers else None)
+        except (Refused, ValueError, SessionUnknown):
+            self._pending = None  # the center has said that it did not do it
+            raise
+
+    def _coded(self, x: Tensor, first: int, end: int) -> Tensor:
+        if self._codec.is_exact:
+            return self._codec.encode(x)
+        assert self._base is not None
+        return self._codec.encode(x - self._base[first:end])
+
+    def _take_reply(self, items: Iterator[Any], pending: Pending, out: Tensor, x: Tensor | None = None) -> None:
+        """Corrections into `out`; the base follows, as at the center. `x`: what it was, if the base needs it."""
+        region = pending.region
+        expected = {first: end for _, first, end in blocks_in(self._blocks, region)}
+        for item in items:
+            if isinstance(item, dict):
+                self._numbers = {**self._numbers, **item}
+                continue
+            _, first, coded = item
+            end = expected.pop(first, None)
+            if end is None:
+                raise protocol.ProtocolError("a block that was not asked for.")
+            here = slice(first - region.start, end - region.start)
+            before = None if x is None else x[here].clone()
+            correction = self._codec.decode(coded, out[here])
+            self.bytes_received += coded.numel()
+            if first not in pending.done:
+                pending.done.add(first)
+                self._follow(pending, first, end, correction, before)
+        if expected:
+            raise ConnectionError(f"connect: the reply of {self.url} was cut. Got all but {len(expected)} blocks.")
+        self._number, self._pending = pending.number, None
+
+    def _follow(self, pending: Pending, first: int, end: int, correction: Tensor, before: Tensor | None) -> None:
+        """The base of one block, after the exchange."""
+        if self._base is None:
+            return
+        base = self._base[first:end]
+        if not self._codec.is_exact:
+            base.add_(self._codec.decode(pending.coded.pop(first), torch.empty_like(base)))
+        elif before is not None:
+            base.copy_(before)
+        else:
+            return  # the x of then is gone; the next exchange says where the worker starts from
+        assert self._spec is not None
+        remembers = bool(pending.rule.init(base[:0])) and first < self._spec.parameters_end
+        base.copy_(told_of(pending.rule, base, correction) if remembers else base - correction)
+
+    # After a failure --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _trying(self) -> Iterator[None]:
+        """Don't try again at once where the last try failed."""
+        wait = self._next_try - time.monotonic()
+        if wait > 0:
+            raise ConnectionError(f"{self._last_failure} The next try is in {wait:.1f} s; the worker trains on.")
+        try:
+            yield
+        except Refused:
+            raise
+        except OSError as error:
+            self._is_lost |= isinstance(error, SessionUnknown)
+            if not isinstance(error, SessionUnknown):
+                self._wire.hang_up()
+            self._failures += 1
+            pause = min(LONGEST_PAUSE, 0.25 * 2**self._failures) * random.uniform(0.5, 1.0)
+            self._next_try, self._last_failure = time.monotonic() + pause, str(error)
+            raise
+        self._failures, self._next_try = 0, 0.0
+
+    def _recover(self, x: Tensor | None, state: State, region: slice) -> None:
+        """Clear up what the last failure left, so that this exchange may begin."""
+        if self._is_lost:
+            self._return(x)
+        if self._pending is not None:
+            try:
+                self._ask_for_reply(self._pending)
+            except SessionUnknown:
+                self._return(x)
+        if state and self._base is not None and not torch.equal(state[0], self._base[region]):
+            self._base[region].copy_(state[0])  # the worker was resumed, and starts from where it says
+            self._return(x)
+
+    def _ask_for_reply(self, pending: Pending) -> None:
+        """Whether the center did it; then its correction is owed to the worker."""
+        correction = torch.empty(pending.region.stop - pending.region.start)
+        header = {"session": self._session, "number": pending.number}
+        with self._wire.stream(protocol.REPLY, **header) as (writer, reader):
+            writer.done_writing()
+            items = received(reader)
+            if _said(items)["applied"]:
+                self._take_reply(items, pending, correction)
+                self._owed.append((pending.region.start, correction))
+        self._number, self._pending = pending.number, None
+
+    def _owed_in(self, region: slice) -> Tensor | None:
+        """The corrections of before that lie in the region; `None` where there are none."""
+        total = None
+        for start, correction in self._owed:
+            first, end = max(start, region.start), min(start + correction.numel(), region.stop)
+            if first < end:
+                total = torch.zeros(region.stop - region.start) if total is None else total
+                total[first - region.start : end - region.start].add_(correction[first - start : end - start])
+        return total
+
+    def _settle_owed(self, region: slice) -> None:
+        """Keep only what lies outside the region."""
+        kept = []
+        for start, correction in self._owed:
+            end = start + correction.numel()
+            for first, last in ((start, min(end, region.start)), (max(start, region.stop), end)):
+                if first < last:
+                    kept.append((first, correction[first - start : last - start]))
+        self._owed = kept
+
+    def _return(self, x: Tensor | None) -> None:
+        """Come back to a center that has forgotten this worker: tell it where the worker starts from."""
+        spec = self._joined()
+        told = self._base if self._base is not None else x if x is not None and x.numel() == spec.numel else None
+        header = {**self._introduction(self._session, spec), "number": self._number, "rule": rule_to_plain(self._rule)}
+        with self._wire.stream(protocol.RETURN, **header) as (writer, reader):
+            items = received(reader)
+            ready = _said(items)["ready"]
+            if told is None and not ready:
+                raise ConnectionError(
+                    f"connect: {self.url} must still have its center. Got an empty one. Start it with its checkpoint."
+                )
+            self._upload(writer, self._blocks, (torch.zeros(spec.numel) if told is None else told,))
+            writer.done_writing()
+            self._numbers = {**self._numbers, **_said(items)}
+        self._pending, self._is_lost = None, False
+
+    # The center's values ----------------------------------------------------------------------------------------------
+
+    def pull(self, out: Float[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
+        """The center's values; by a codec that rounds, as differences from what this worker was told last.
+
+        Raises:
+            OSError: The center can't be reached.
+        """
+        spec = self._joined()
+        out = torch.empty(spec.numel) if out is None else out
+        with self._lock, self._trying():
+            if self._is_lost or self._pending is not None:
+                self._recover(None, (), slice(0, spec.numel))
+            with self._wire.stream(protocol.PULL, session=self._session) as (writer, reader):
+                writer.done_writing()
+                self._download(received(reader), self._blocks, [out], self._codec)
+            if not self._codec.is_exact:
+                assert self._base is not None
+                out.add_(self._base)
+        return out
+
+    def distance(self, x: Float[Tensor, " n"]) -> float:
+        """Euclidean distance of x from the center, which is pulled for it."""
+        return length(x - self.pull())
+
+    def pull_memory(self) -> dict[str, Tensor]:
+        """Copies of the vectors beside the center (`Rule.center_memory`), by name; to the bit."""
+        spec = self._joined()
+        vectors = [torch.empty(spec.numel) for _ in spec.memory]
+        with self._lock, self._wire.stream(protocol.MEMORY, session=self._session) as (writer, reader):
+            writer.done_writing()
+            self._download(received(reader), self._blocks, vectors)
+        return dict(zip(spec.memory, vectors, strict=True))
+
+    def put(self, values: Float[Tensor, " n"], memory: Mapping[str, Tensor] | None = None) -> None:
+        """Set the center to `values`, and the vectors beside it to `memory`; to the bit."""
+        beside = () if memory is None else self._joined().ordered(memory)
+        header = {"session": self._session, "memory": memory is not None}
+        with self._lock, self._wire.stream(protocol.PUT, **header) as (writer, reader):
+            self._upload(writer, self._blocks, (values, *beside))
+            writer.done_writing()
+            self._numbers = {**self._numbers, **_said(received(reader))}
+
+    # Streams ----------------------------------------------------------------------------------------------------------
+
+    def _introduction(self, session: str, spec: CenterSpec) -> dict[str, Any]:
+        about = {"version": protocol.VERSION, "session": session, "name": self._name, "codec": self._codec.name}
+        return {**about, "spec": spec.to_json()}
+
+    def _upload(self, writer: Any, blocks: list[tuple[int, int, int]], vectors: tuple[Tensor, ...]) -> None:
+        exact = codec_of("float32")
+        for index, vector in enumerate(vectors):
+            for _, first, end in blocks:
+                self.bytes_sent += send_block(writer, first, exact.encode(vector[first:end]), index)
+
+    def _download(
+        self,
+        items: Iterator[Any],
+        blocks: list[tuple[int, int, int]],
+        vectors: list[Tensor],
+        codec: Codec | None = None,
+    ) -> None:
+        codec = codec or codec_of("float32")
+        missing = {(index, first): end for index in range(len(vectors)) for _, first, end in blocks}
+        for item in items:
+            if isinstance(item, dict):
+                self._numbers = {**self._numbers, **item}
+                continue
+            index, first, coded = item
+            end = missing.pop((index, first), None)
+            if end is None:
+                raise protocol.ProtocolError("a block that was not asked for.")
+            codec.decode(coded, vectors[index][first:end])
+            self.bytes_received += coded.numel()
+        if missing:
+            raise ConnectionError(f"connect: what {self.url} sent was cut. Got all but {len(missing)} blocks.")
+
+    def _joined(self) -> CenterSpec:
+        if not self._session or self._spec is None:
+            raise ValueError("connect: join comes first. Got a center without a worker. Use a hooke.Worker.")
+        return self._spec
+
+    def _beat_now(self) -> None:
+        """Say that the worker lives; a center that answers again is tried again at once."""
+        try:
+            self._numbers = {
+                **self._numbers,
+                **self._wire.call(protocol.BEAT, BEAT_SECONDS, session=self._session, step=self._step),
+            }
+            self._next_try = 0.0
+        except SessionUnknown:
+            self._is_lost, self._next_try = True, 0.0
+        except (OSError, ValueError):
+            pass
+
+
+def _start_beating(center: RemoteCenter) -> threading.Event:
+    """A thread that says every few seconds that the worker lives, until the event is set."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(BEAT_SECONDS):
+            center._beat_now()
+
+    threading.Thread(target=beat, name="hooke-beat", daemon=True).start()
+    return over
+
+
+def _said(items: Iterator[Any]) -> dict[str, Any]:
+    """The header that comes next."""
+    item = next(items, None)
+    if isinstance(item, dict):
+        return item
+    raise protocol.ProtocolError(
+        "the answer must begin with a header. Got something else. Install the same hooke on both."
+    )
+
+
+def connect(
+    url: str | None = None,
+    *,
+    token: str | None = None,
+    authority: str | Path | None = None,
+    certificate: str | Path | None = None,
+    key: str | Path | None = None,
+    codec: str | None = None,
+    timeout: float = 60.0,
+    wait: float = 0.0,
+    name: str | None = None,
+    insecure: bool = False,
+) -> RemoteCenter:
+    """A center on another machine, for one worker.
+
+    What is not given comes from the environment: HOOKE_CENTER, HOOKE_TOKEN, HOOKE_AUTHORITY, HOOKE_CERTIFICATE,
+    HOOKE_KEY, HOOKE_CODEC.
+
+    Args:
+        url: `grpc+tls://HOST:PORT`, or `grpc://HOST:PORT` in the clear, as the center printed it.
+        token: What the center was started with.
+        authority: PEM file of the authority that the center's certificate comes from. Default: those the system knows.
+        certificate: PEM file of this worker's own certificate, where the center asks for one.
+        key: PEM file of its private key.
+        codec: `float32` (default), `bfloat16`, `int8` or `int4`: bits of a value on the wire, in both directions.
+        timeout: Seconds that one exchange may take; a longer one fails, and costs nothing but itself.
+        wait: Seconds to wait for a center that is not up yet.
+        name: What the center calls this worker; a worker of the same name takes the place of the one before. Default:
+            machine and process.
+        insecure: Send a token in the clear beyond this machine.
+
+    Raises:
+        ValueError: A setting that can't be.
+        OSError: The center can't be reached, or turns this worker away. The message says what to do.
+
+    Example:
+        ```python
+        center = hooke.connect("grpc+tls://center.example.org:29400", token=token, authority="ca.pem", codec="int8")
+        with hooke.Worker(model, optimizer, hooke.EASGD(), center=center, overlap=True):
+            ...
+        ```
+    """
+    given = {"authority": authority, "certificate": certificate, "key": key}
+    files = {name: path or os.environ.get(f"HOOKE_{name.upper()}") or None for name, path in given.items()}
+    token = checked_token(token or os.environ.get("HOOKE_TOKEN") or None, "connect")
+    url = url or os.environ.get("HOOKE_CENTER")
+    if url is None:
+        raise ValueError("connect: needs the center's address. Got none. Pass url, or set HOOKE_CENTER.")
+    if not timeout > 0:
+        raise ValueError(f"connect: timeout must be above 0 seconds. Got {timeout}. Use e.g. 60.")
+    address = Address.of(url)
+    if token is not None and not (address.tls or insecure or is_loopback(address.host)):
+        raise ValueError(
+            f"connect: a token must not travel in the clear. Got {url}. Use grpc+tls://, or say insecure=True."
+        )
+    made = codec_of(codec or os.environ.get("HOOKE_CODEC") or "float32")
+    center = RemoteCenter(Wire(address, token=token, timeout=timeout, **files), made, name or _own_name())
+    _greet(center, wait, files["authority"])
+    return center
+
+
+def _own_name() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+
+
+def _greet(center: RemoteCenter, wait: float, authority: str | Path | None) -> None:
+    """Make sure that a center of this protocol answers, and say what is wrong if none does."""
+    wire, deadline = center._wire, time.monotonic() + wait
+    while True:
+        try:
+            center._numbers = wire.call(protocol.HELLO, min(wire.timeout, 10.0))
+            return
+        except (PermissionError, ValueError):
+            raise
+        except OSError as error:
+            wire.hang_up()
+            if time.monotonic() >= deadline:
+                raise type(error)(diagnosis(wire.address, authority) or str(error)) from None
+            time.sleep(0.5)

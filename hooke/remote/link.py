@@ -1,0 +1,235 @@
+"""One worker elsewhere, as the center sees it: what it was told, how far it is, what it is owed."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from hooke.center import LocalCenter, blocks_in, blocks_of
+from hooke.codec import Codec, codec_of
+from hooke.remote.coded import Coded
+from hooke.remote.protocol import ProtocolError
+from hooke.rule import Rule, State
+from hooke.spec import CenterSpec, Refused, check_finite
+
+Block = tuple[int, Tensor]
+"""Where it begins in the whole vector, and its bytes."""
+
+
+class Upload:
+    """A vector, or a part of one, that arrives block by block; nothing is done with it before it is whole.
+
+    Args:
+        blocks: The vector's blocks, as `hooke.center.blocks_of` has them.
+        region: Which part arrives.
+        codec: How.
+        base: What the differences that arrive are added to, as long as the vector; `None`: values arrive.
+    """
+
+    def __init__(
+        self, blocks: Sequence[tuple[int, int, int]], region: slice, codec: Codec, base: Tensor | None = None
+    ) -> None:
+        self.region, self._codec, self._base = region, codec, base
+        self.x = torch.empty(region.stop - region.start)
+        self._missing = {first: end for _, first, end in blocks_in(blocks, region)}
+
+    def take(self, start: int, coded: Tensor) -> None:
+        """Take in the block that begins at `start`.
+
+        Raises:
+            ProtocolError: No such block is missing, or it has another size.
+        """
+        end = self._missing.pop(start, None)
+        if end is None or coded.numel() != self._codec.size(end - start):
+            raise ProtocolError(
+                f"serve: each block must come once, in its size. Got {coded.numel()} bytes for the block at {start}. "
+                "Use hooke.connect."
+            )
+        values = self._codec.decode(coded, self.x[start - self.region.start : end - self.region.start])
+        if self._base is not None:
+            values.add_(self._base[start:end])
+
+    def check_whole(self) -> None:
+        """Refuse what is cut short.
+
+        Raises:
+            ProtocolError: Blocks are missing.
+        """
+        if self._missing:
+            raise ProtocolError(
+                f"serve: all blocks must arrive. Got a stream that lacks {len(self._missing)} of them. Send it again."
+            )
+
+
+@dataclass
+class Traffic:
+    """What went over one link, or over all.
+
+    Attributes:
+        bytes_received: From the worker, without the frames of the network.
+        bytes_sent: To the worker.
+        refused: Exchanges and requests that were refused.
+    """
+
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    refused: int = 0
+
+
+@dataclass
+class Link:
+    """One worker elsewhere.
+
+    Attributes:
+        session: The worker's own number for itself.
+        name: What people call it.
+        peer: Its address.
+        codec: How both directions are coded.
+        center: A handle that joined for this worker.
+        spec: What is in the vector.
+        base: What both ends know of the worker's x since its last exchange; where the rule remembers, where the worker
+            starts from. `None` where neither the codec nor the rule needs it.
+        number: The last exchange that was applied, or given up.
+        seen: Exchanges of all workers when this one had its last.
+    """
+
+    session: str
+    name: str
+    peer: str
+    codec: Codec
+    center: LocalCenter
+    spec: CenterSpec
+    base: Tensor | None = None
+    number: int = 0
+    seen: int = 0
+    traffic: Traffic = field(default_factory=Traffic)
+    heard: float = field(default_factory=time.monotonic)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    _owed: list[Block] | None = None
+    _blocks: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._blocks = blocks_of(self.spec)
+
+    def upload(self, start: int | None, numel: int) -> Upload:
+        """A place for the worker's x, or for the part of it that begins at `start`.
+
+        Raises:
+            Refused: It has another size.
+        """
+        if start is None and numel != self.spec.numel:
+            raise Refused(
+                f"center: x must be {self.spec.numel} float32 values. Got {numel}. Send the vector that the worker "
+                "joined with."
+            )
+        first = start or 0
+        if first + numel > self.spec.numel:
+            raise Refused(
+                f"center: a fragment must lie within the vector of {self.spec.numel} values. Got {numel} from {first} "
+                "on. Send x[start:stop] and its start."
+            )
+        return Upload(
+            self._blocks, slice(first, first + numel), self.codec, self.base if not self.codec.is_exact else None
+        )
+
+    def exchange(self, upload: Upload, rule: Rule, number: int, loss: float, emit: Callable[[Block], None]) -> None:
+        """Let the rule act on what arrived, whole; each block of the correction is emitted as soon as it is there.
+
+        Raises:
+            ProtocolError: Another number than the one after the last.
+            Refused: Values that are not finite.
+            ValueError: The rule keeps other vectors beside the center.
+        """
+        upload.check_whole()
+        with self.lock:
+            if number != self.number + 1:
+                raise ProtocolError(
+                    f"serve: exchanges must come in order. Got number {number} after {self.number}. Let the worker "
+                    "ask for the reply it misses."
+                )
+            x, region = upload.x, upload.region
+            self.spec.check_rule(rule.center_memory)
+            check_finite(x, region.stop - region.start)
+            if rule.follows_leader:
+                self.center.report(loss)
+            if self.codec.is_exact and not rule.init(x[:0]):
+                self.base = None  # never needed again: a vector less
+            self._owed = []
+            for start, coded in self._applied(x, region, rule):
+                self._owed.append((start, coded))
+                emit((start, coded))
+            self.number, self.seen = number, self.center.exchanges
+
+    def _applied(self, x: Tensor, region: slice, rule: Rule) -> Iterator[Block]:
+        """The coded correction, block by block, while the center absorbs and the base follows the worker."""
+        remembers = bool(rule.init(x[:0]))
+        state: State = (self._known()[region],) if remembers else ()
+        own = self._beside(region, remembers)
+        if own is not None:
+            own.copy_(x[x.numel() - own.numel() :])
+        acting = rule if self.codec.is_exact else Coded(rule, self.codec)
+        for part in self.center.exchanging(x, acting, state, x, start=region.start):
+            if own is not None and (first := part.start - (x.numel() - own.numel())) >= 0:
+                own[first : first + part.stop - part.start].sub_(x[part])
+            yield region.start + part.start, self.codec.encode(x[part])
+
+    def _beside(self, region: slice, remembers: bool) -> Tensor | None:
+        """The end of the base, within the region, that no rule keeps up: all of it, or the averaged buffers."""
+        if self.codec.is_exact:
+            return None
+        first = max(region.start, self.spec.parameters_end) if remembers else region.start
+        return self._known()[min(first, region.stop) : region.stop]
+
+    def _known(self) -> Tensor:
+        if self.base is None:
+            raise ProtocolError(
+                "serve: a worker must say where it starts from. Got a rule that remembers, after one that does not. "
+                "Use one rule for a worker's life."
+            )
+        return self.base
+
+    def reply(self, number: int) -> list[Block] | None:
+        """The correction of that exchange once more; `None` if it was not applied, and then it never will be.
+
+        Raises:
+            ProtocolError: It is not the last one.
+        """
+        with self.lock:
+            if number == self.number + 1:
+                self.number, self._owed = number, None
+            if number != self.number:
+                raise ProtocolError(
+                    f"serve: only the last exchange's reply is kept, {self.number}. Got {number}. Start the worker "
+                    "again."
+                )
+            return self._owed
+
+    def pull(self) -> Iterator[Block]:
+        """The center's values, as differences from the base where the codec rounds."""
+        with self.lock:
+            values = self.center.pull()
+            if not self.codec.is_exact:
+                values -= self._known()
+        for _, start, end in self._blocks:
+            yield start, self.codec.encode(values[start:end])
+
+    def beat(self, step: int) -> None:
+        """The worker lives."""
+        self.heard = time.monotonic()
+        self.center.beat(step)
+
+
+def made_link(session: str, name: str, peer: str, codec: str, center: LocalCenter, spec: CenterSpec) -> Link:
+    """A link of a worker that has joined through `center`."""
+    return Link(session, name, peer, codec_of(codec), center, spec)
+
+
+def loss_of(value: object) -> float:
+    """The worker's recent training loss; one that says nothing never leads."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.inf
