@@ -295,6 +295,34 @@ def test_a_curvature_that_is_given_is_not_measured(folder: Path) -> None:
     assert plan("--workers", "1", "--curvature", "1", "train.py", json.dumps(COPY), "yes").exit_code == 2
 
 
+RANKS = """
+import os, time
+import torch
+import torch.distributed as dist
+import hooke
+
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+model = torch.nn.Linear(4, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+with hooke.Worker(
+    model, optimizer, hooke.LocalSGD(), center=hooke.ReplicatedCenter(), communication_period=7
+) as worker:
+    while True:
+        time.sleep(0.001 * (1 + 4 * dist.get_rank()) * (worker.steps % 3))
+        model(torch.ones(2, 4)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+"""
+
+
+def test_ranks_that_exchange_at_once_end_after_the_same_step(folder: Path) -> None:
+    (folder / "train.py").write_text(RANKS)
+    made = measure("train.py", workers=2, curvature=False)
+    slow, fast = sorted(made.together, key=lambda copy: copy.step_seconds or 0, reverse=True)
+    assert slow.steps == fast.steps and slow.exchanges == fast.exchanges >= 5
+
+
 def test_a_script_that_does_not_stop_is_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measurement, "END_SECONDS", 0.1)
     (folder / "train.py").write_text(TELLS + "time.sleep(60)")
