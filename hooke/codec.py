@@ -22,7 +22,7 @@ _SMALLEST = 1e-35
 
 
 class Codec(ABC):
-    """Writes a flat vector of float32 values as bytes.
+    """Writes a flat vector of float32 values, at least one, as bytes.
 
     Attributes:
         name: What `codec_of` knows it by.
@@ -115,7 +115,7 @@ class Scaled(Codec):
     Example:
         >>> int4 = Scaled("int4", 4)
         >>> int4.rounded(torch.tensor([0.7, -0.32, 0.04]))
-        tensor([ 0.6992, -0.2997,  0.0000])
+        tensor([ 0.7007, -0.3003,  0.0000])
         >>> int4.size(1_000_000) / 4_000_000
         0.12892
     """

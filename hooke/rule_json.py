@@ -40,7 +40,7 @@ def rule_to_plain(rule: Rule) -> dict[str, Any]:
 
     Example:
         >>> rule_to_plain(EASGD(moving_rate=0.25))
-        {'rule': 'EASGD', 'beta': None, 'moving_rate': 0.25, 'order': 'jacobi'}
+        {'kind': 'EASGD', 'beta': None, 'moving_rate': 0.25, 'order': 'jacobi'}
     """
     name = type(rule).__name__
     if KNOWN.get(name) is not type(rule):
@@ -49,7 +49,7 @@ def rule_to_plain(rule: Rule) -> dict[str, Any]:
             f"{', '.join(KNOWN)}, or a LocalCenter."
         )
     values = {field.name: getattr(rule, field.name) for field in dataclasses.fields(rule) if field.init}  # type: ignore[arg-type]
-    return {"rule": name} | {
+    return {"kind": name} | {
         key: rule_to_plain(value) if isinstance(value, Rule) else value for key, value in values.items()
     }
 
@@ -61,19 +61,19 @@ def rule_from_plain(plain: Any) -> Rule:
         ValueError: Anything else.
 
     Example:
-        >>> rule_from_plain({"rule": "LocalSGD", "num_workers": 4})
+        >>> rule_from_plain({"kind": "LocalSGD", "num_workers": 4})
         LocalSGD(num_workers=4, mixing=0.0)
     """
-    name = plain.get("rule") if isinstance(plain, dict) else None
+    name = plain.get("kind") if isinstance(plain, dict) else None
     kind = KNOWN.get(name) if isinstance(name, str) else None
     if kind is None:
         raise ValueError(f"serve: rule must be one of {', '.join(KNOWN)}. Got {_short(plain)}. Use the same hooke.")
-    settings = {name: _setting(name, value) for name, value in plain.items() if name != "rule"}
+    settings = {key: _setting(key, value) for key, value in plain.items() if key != "kind"}
     try:
         return kind(**settings)
     except TypeError as error:
         raise ValueError(
-            f"serve: settings of {plain['rule']} must be this version's. Got: {error}. Use the same version of hooke "
+            f"serve: settings of {name} must be this version's. Got: {error}. Use the same version of hooke "
             "on both sides."
         ) from None
 

@@ -181,11 +181,7 @@ def check_finite(x: Tensor, numel: int, device: str = "cpu") -> None:
     Raises:
         Refused: Another size, dtype or device, or values that are not finite.
     """
-    if x.shape != (numel,) or x.dtype != torch.float32 or x.device.type != device:
-        raise Refused(
-            f"center: x must be {numel} float32 values on {device}. Got {x.dtype} of shape {tuple(x.shape)} on "
-            f"{x.device}. Send the vector that the worker joined with."
-        )
+    check_vector(x, numel, device)
     if not abs(x.sum().item()) <= LARGEST:  # one pass; where the sum is not small, look at each value
         bad = int(numel - (x.abs() <= LARGEST).sum())
         if bad:
@@ -193,3 +189,16 @@ def check_finite(x: Tensor, numel: int, device: str = "cpu") -> None:
                 f"center: x must be finite and below {LARGEST:g}. Got {bad} of {numel} values that are not. "
                 "Lower the learning rate, or start the worker again from the center."
             )
+
+
+def check_vector(x: Tensor, numel: int, device: str = "cpu") -> None:
+    """Refuse another size, dtype or device.
+
+    Raises:
+        Refused: It has.
+    """
+    if x.shape != (numel,) or x.dtype != torch.float32 or x.device.type != device:
+        raise Refused(
+            f"center: x must be {numel} float32 values on {device}. Got {x.dtype} of shape {tuple(x.shape)} on "
+            f"{x.device}. Send the vector that the worker joined with."
+        )

@@ -28,7 +28,7 @@ from hooke.remote.trouble import Address, SessionUnknown, diagnosis
 from hooke.remote.wire import Wire
 from hooke.rule import EASGD, Rule, State
 from hooke.rule_json import rule_to_plain
-from hooke.spec import CenterSpec, Refused, extent, length
+from hooke.spec import CenterSpec, Refused, check_vector, extent, length
 
 BEAT_SECONDS = 5.0
 """Between two signs of life."""
@@ -212,6 +212,7 @@ class RemoteCenter:
         """
         spec = self._joined()
         region = extent(x, start, spec.numel)
+        check_vector(x, region.stop - region.start)
         out = torch.empty_like(x) if out is None else out
         with self._lock, self._trying():
             self._rule = rule

@@ -316,17 +316,20 @@ class _Service(flight.FlightServerBase):
     def _reply(self, header: dict[str, Any], reader: Any, writer: Any, peer: str) -> None:
         """The correction of the last exchange once more, for a worker that was cut off from it."""
         link = self._known(header, peer)
+        _vectors(reader, link.spec, 0)
         owed = link.reply(whole(header, "number", least=1))
         send_header(writer, {"applied": owed is not None})
         self._send(link, writer, iter(owed or ()))
 
     def _pull(self, header: dict[str, Any], reader: Any, writer: Any, peer: str) -> None:
         link = self._known(header, peer)
+        _vectors(reader, link.spec, 0)
         self._send(link, writer, link.pull())
 
     def _memory(self, header: dict[str, Any], reader: Any, writer: Any, peer: str) -> None:
         """The vectors beside the center, to the bit."""
         link = self._known(header, peer)
+        _vectors(reader, link.spec, 0)
         for index, vector in enumerate(link.center.pull_memory().values()):
             for start, coded in _whole(link.spec, vector):
                 link.traffic.bytes_sent += send_block(writer, start, coded, index)
@@ -366,7 +369,7 @@ def _vectors(reader: Any, spec: CenterSpec, count: int) -> list[Tensor]:
     """So many whole vectors, to the bit."""
     blocks, exact = blocks_of(spec), codec_of("float32")
     uploads = [Upload(blocks, slice(0, spec.numel), exact) for _ in range(count)]
-    for item in received(reader) if uploads else ():
+    for item in received(reader):  # to its end, or the client would write to a stream that is over
         if isinstance(item, dict) or not 0 <= item[0] < count:
             raise ProtocolError(f"serve: only blocks of {count} vectors may come here. Got others. Use hooke.connect.")
         uploads[item[0]].take(item[1], item[2])

@@ -76,7 +76,7 @@ def translated(error: BaseException, address: Address, timeout: float) -> Except
             f"connect: {address.url} must answer within {timeout:g} seconds. Got none. Look at the center, or raise "
             "timeout: a large model takes long over a slow link."
         )
-    if isinstance(error, pa.ArrowException | OSError | RuntimeError):
+    if isinstance(error, pa.ArrowException | flight.FlightError | OSError):
         return ConnectionError(f"connect: the link to {address.url} broke. Got: {_first_line(error)}.")
     raise error
 

@@ -14,7 +14,7 @@ from hooke.remote import protocol
 from hooke.remote.security import read_pem, token_header
 from hooke.remote.trouble import Address, translated
 
-_FAILURES = (pa.ArrowException, flight.FlightError, OSError, RuntimeError)
+_FAILURES = (pa.ArrowException, flight.FlightError, OSError)
 
 
 class Wire:
@@ -80,6 +80,8 @@ class Wire:
             try:
                 writer.begin(protocol.SCHEMA)
                 yield writer, reader
+            except _FAILURES as error:
+                raise _said_by_center(error, writer, reader) from None
             except BaseException:
                 reader.cancel()
                 with contextlib.suppress(*_FAILURES):
@@ -111,3 +113,17 @@ class Wire:
             raise ConnectionError(f"connect: {self.address.url} must be a hooke center. Got: {error}") from None
         except _FAILURES as error:
             raise translated(error, self.address, self.timeout) from None
+
+
+def _said_by_center(error: BaseException, writer: Any, reader: Any) -> BaseException:
+    """Why the center broke a stream off, where it said so: a failed write alone does not tell."""
+    if protocol.kind_of(error) is None:
+        try:
+            writer.close()
+            reader.read_chunk()
+        except flight.FlightError as said:
+            error = said
+        except (*_FAILURES, StopIteration):
+            pass
+    reader.cancel()
+    return error
