@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+import hooke
 from hooke.record import Row, read
 from hooke.run import Run
 
@@ -377,3 +378,39 @@ def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert f"The curves of seed 0: {out / 'report.html'}" in said
     page = (out / "report.html").read_text()
     assert all(f"--method={method} " in page for method in methods)
+
+
+# Across machines ------------------------------------------------------------------------------------------------------
+
+
+def test_torchrun_starts_workers_that_only_know_an_address() -> None:
+    with hooke.serve(hooke.LocalCenter(), token="secret") as server:
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
+        words = [EXAMPLES / "machines.py", server.url, "--steps", 120, "--codec", "int8"]
+        said = finished(started(*torchrun, *words, env=environment(HOOKE_TOKEN="secret")))
+        known = {int(number): float(share) for number, share in re.findall(r"worker (\d) .* knows ([\d.]+)%", said)}
+        assert set(known) == {0, 1} and min(known.values()) > 80
+        assert 12 <= server.center.exchanges <= 24 and server.center.num_workers == 0
+        assert "refused" in server.status() and not server.status()["refused"]
+
+
+def test_ray_starts_workers_that_only_know_an_address(tmp_path: Path) -> None:
+    words = [sys.executable, EXAMPLES / "ray_workers.py", "--workers", 2, "--steps", 100]
+    said = finished(started(*words, env=environment(RAY_AUTH_MODE="disabled"), cwd=tmp_path))
+    known = {int(number): float(share) for number, share in re.findall(r"worker (\d) .* knows ([\d.]+)%", said)}
+    assert set(known) == {0, 1} and min(known.values()) > 70
+    assert 10 <= int(re.findall(r"the center took (\d+) exchanges", said)[0]) <= 20
+
+
+def test_of_a_fine_tuned_model_only_the_adapter_travels(tmp_path: Path) -> None:
+    said = finished(hooke_run(tmp_path, 2, "lora.py", "--steps", 40, "--files", 4, "--batch", 2, "--length", 32))
+    found = re.findall(r"([\d,]+) of ([\d,]+) parameters travel .* ([\d.]+) MB in all, .* moved ([\d.]+) MB", said)
+    assert len(found) == 2
+    for travels, whole, moved, all_of_it in found:
+        count = int(travels.replace(",", ""))
+        center = load_file(tmp_path / "center.safetensors")
+        assert count == sum(tensor.numel() for tensor in center.values())
+        assert all("lora_" in name for name in center)
+        assert float(all_of_it) / float(moved) == pytest.approx(int(whole.replace(",", "")) / count, rel=0.05)
+    losses = [row["value"] for row in rows(tmp_path, 0, "loss")]
+    assert sum(losses[-10:]) < sum(losses[:10])
