@@ -268,7 +268,8 @@ def test_the_distance_is_measured_where_it_is_wanted_and_not_too_often(
 ) -> None:
     """Every look at the clock takes a second, so one measurement does, and the next comes a hundred seconds later."""
     seconds = itertools.count()
-    clock = SimpleNamespace(monotonic=lambda: float(next(seconds)), perf_counter=time.perf_counter)
+    real = {"perf_counter": time.perf_counter, "thread_time": time.thread_time}
+    clock = SimpleNamespace(monotonic=lambda: float(next(seconds)), **real)
     monkeypatch.setattr("hooke.exchange.time", clock)
     setting = Setting(watched, kind, measures_distance=True)
     for _ in range(150):
