@@ -452,7 +452,7 @@ def test_only_a_worker_that_was_not_cut_off_has_finished(center: LocalCenter, ra
 class Breaks(LocalCenter):
     """A center whose exchange fails in a way that nobody has foreseen."""
 
-    def _exchange(self, *args: object) -> None:
+    def exchanging(self, *args: object, **place: object) -> Iterator[slice]:
         raise ZeroDivisionError
 
 
@@ -527,10 +527,10 @@ class Slow(LocalCenter):
         super().__init__(path)
         self.may_go, self.came = threading.Event(), threading.Event()
 
-    def _exchange(self, *args: Any) -> None:
+    def exchanging(self, *args: Any, **place: Any) -> Iterator[slice]:
         self.came.set()
         assert self.may_go.wait(30)
-        super()._exchange(*args)
+        return super().exchanging(*args, **place)
 
 
 @pytest.fixture
@@ -1312,10 +1312,10 @@ class Away(LocalCenter):
 
     cut = False
 
-    def _exchange(self, *args: Any) -> None:
+    def exchanging(self, *args: Any, **place: Any) -> Iterator[slice]:
         if self.cut:
             raise ConnectionResetError("the link is cut")
-        super()._exchange(*args)
+        return super().exchanging(*args, **place)
 
 
 @pytest.mark.parametrize("overlap", [False, True])
