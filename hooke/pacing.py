@@ -32,10 +32,10 @@ SHARE = 0.02
 HEADROOM = 1.1
 """How much longer than needed a chosen period is, so that no uneven step or exchange undoes the choice."""
 
-SLACK = 0.9
-"""How much shorter a period must be to be worth a change."""
+SLACK = 0.8
+"""A shorter period is chosen once it is this part of the present one: what is uneven by a tenth changes none."""
 
-KEPT, FEWEST = 5, 3
+KEPT, FEWEST = 9, 3
 """Measurements of which the median counts, and how many there must be: one that is far off changes nothing."""
 
 LEG_STEPS, LEG_SECONDS, LONGEST_LEG = 10, 0.2, 5.0
@@ -87,12 +87,12 @@ class Pace:
     """The schedule of `communication_period="auto"`; one object a worker.
 
     With s the seconds of a step, e those of an exchange and b what it takes from the processor (its thread's time, and
-    what it holds up the training loop), medians of the last 5 measurements each:
+    what it holds up the training loop), medians of the last 9 measurements each:
 
         needed = max(e, b / 0.02) / s          period = ceil(1.1 needed), from 1 to 10,000
 
-    It changes when `needed` no longer fits into the period, or when the new one is shorter by a tenth. Of neither is a
-    failed exchange evidence. An exchange that comes due while the last is under way begins as soon as that has come in.
+    It changes when `needed` no longer fits into the period, or when the new one is shorter by a fifth. A failed
+    exchange is no measurement. One that comes due while the last is under way begins as soon as that has come in.
 
     Args:
         clock: Tells seconds.
@@ -189,7 +189,7 @@ class Pace:
     def _chosen(self) -> Choice | None:
         exchange, busy = (statistics.median(values) for values in zip(*self._exchanges, strict=True))
         choice = Choice(self.period, statistics.median(self._steps), exchange, busy)
-        period = min(LONGEST, max(1, math.ceil(HEADROOM * choice.needed)))
+        period = min(LONGEST, max(1, math.ceil(HEADROOM * choice.needed * (1 - 1e-9))))  # no step more by rounding
         is_short = choice.needed > self.period and period != self.period
         if self._has_chosen and not is_short and period > SLACK * self.period:
             return None
