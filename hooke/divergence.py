@@ -119,7 +119,19 @@ class Watch:
         self._rule, self._optimizer, self._phases = rule, optimizer, tuple(phases)
         self._synchronous, self._has_border = synchronous, has_border
         self._since, self._divergence = 0, Divergence()
+        self._judged_at = self._phases[-1][1]
         self._said = False
+
+    def paced(self, step: int, period: int) -> None:
+        """From `step` on the worker has another period, which was not known before.
+
+        Distances go on being compared until the period is twice as long, or half, as where they began to be.
+        """
+        (before, last), judged_at = self._phases[-1], self._judged_at
+        if max(period, judged_at) < 2 * min(period, judged_at):
+            self._phases = (*self._phases[:-1], (before, period))
+        else:
+            self._phases, self._judged_at = ((0, last), (step, period)), period
 
     def sign(self, distance: float, step: int, *, num_workers: int, length: Callable[[], float]) -> Sign | None:
         """Take in a distance; tell it if it is a sign of divergence, the first.

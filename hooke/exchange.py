@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,16 +24,19 @@ class Outcome:
     """What one exchange came to.
 
     Attributes:
-        exchange_seconds: How long it took, wherever it ran.
+        exchange_seconds: How long it took, wherever it ran, without the measurement of the distance.
         wait_seconds: How long it held up the training loop.
         failure: Why it did not happen, or `None`.
         center_distance: Euclidean distance of x from the center just before, where it was measured.
+        busy_seconds: Processor time of the thread beside the training loop, where there is one; what other threads do
+            for it (of the network, of torch) is not in it.
     """
 
     exchange_seconds: float
     wait_seconds: float
     failure: Exception | None = None
     center_distance: float | None = None
+    busy_seconds: float = 0.0
 
 
 FAILURES = (Refused, OSError)
@@ -77,6 +80,11 @@ class Exchange(ABC):
         `None` is the whole. `point` may use the staging's scratch vector, so it is called only when no exchange is
         under way and nothing waits to be subtracted (a step that raised leaves its correction behind).
         """
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the exchange before runs still, so that one that begins now would be missed."""
+        return False
 
     def after_step(self) -> None:
         """The optimizer has stepped: subtract what waits for that."""
@@ -125,12 +133,13 @@ class Exchange(ABC):
         """So seldom that it costs at most a hundredth of the time: it is a pass over both vectors."""
         return self._measures_always or time.monotonic() >= self._distance_due
 
-    def _distance(self, x: Tensor) -> float:
+    def _distance(self, x: Tensor) -> tuple[float, float]:
+        """The distance, and the seconds that it took to measure it."""
         began = time.monotonic()
         distance = self.center.distance(x)
         now = time.monotonic()
         self._distance_due = now + 100 * (now - began)
-        return distance
+        return distance, now - began
 
 
 class AtOnce(Exchange):
@@ -139,12 +148,12 @@ class AtOnce(Exchange):
     def begin(self, point: Callable[[], Tensor], *, subtract_now: bool, part: slice | None = None) -> None:
         """Exchange; in place and without any copy where the vector is the model's own memory on the CPU."""
         began = time.perf_counter()
-        distance, failure, here = None, None, part or WHOLE
+        distance, measuring, failure, here = None, 0.0, None, part or WHOLE
         self.after_step()
         measures, (remembered, place) = self._measures_distance_now(), self._in_center(part)
         x = self._carried(point(), WHOLE if measures else here)
         try:
-            distance = self._distance(x) if measures else None
+            distance, measuring = self._distance(x) if measures else (None, 0.0)
             if subtract_now and self.flat.is_view and x is self.flat.vector:
                 self.center.exchange_(x[here], self.rule, remembered, **place)
             else:
@@ -154,7 +163,7 @@ class AtOnce(Exchange):
         except FAILURES as error:
             failure = error
         seconds = time.perf_counter() - began
-        self._done(Outcome(seconds, seconds, failure, distance))
+        self._done(Outcome(seconds - measuring, seconds, failure, distance))
 
 
 class Overlapped(Exchange):
@@ -166,14 +175,28 @@ class Overlapped(Exchange):
         self._under_way: Future[tuple[Tensor, Outcome]] | None = None
         self._part = WHOLE
         self._held_up = 0.0
+        self._looks_before = True
 
     def run_by(self, executor: Executor) -> None:
-        """Let `executor` run the exchanges, and not a thread of their own: a simulation has a clock of its own."""
+        """Let `executor` run the exchanges, and not a thread of their own: a simulation has a clock of its own.
+
+        There a correction is subtracted after a step only.
+        """
         self._thread.shutdown()
-        self._thread = executor
+        self._thread, self._looks_before = executor, False
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the thread is at work."""
+        return self._under_way is not None and not self._under_way.done()
 
     def begin(self, point: Callable[[], Tensor], *, subtract_now: bool, part: slice | None = None) -> None:
-        """Copy `point` and let the thread exchange it; the correction is subtracted by a later `after_step`."""
+        """Copy `point` and let the thread exchange it; the correction is subtracted by a later `after_step`.
+
+        One that has come in since the last step is subtracted first, so that an exchange may take a whole period.
+        """
+        if self._looks_before:
+            self.after_step()
         began = time.perf_counter()
         if self._under_way is not None:
             self._done(Outcome(0.0, 0.0, TimeoutError("the exchange before is still under way")))
@@ -202,11 +225,12 @@ class Overlapped(Exchange):
         here, (remembered, place) = part or WHOLE, self._in_center(part)
         with torch.no_grad():
             self.staging.wait_copied()
-            distance = self._distance(snapshot) if measures else None
-            x = snapshot[here]
+            distance, measuring = self._distance(snapshot) if measures else (None, 0.0)
+            busy, x = time.thread_time(), snapshot[here]
             correction = self.center.exchange(x, self.rule, remembered, out=x, **place)
             ready = self.staging.begin_return(correction, here)
-        return ready, Outcome(time.perf_counter() - began, 0.0, None, distance)
+            busy = time.thread_time() - busy
+        return ready, Outcome(time.perf_counter() - began - measuring, 0.0, None, distance, busy)
 
     def _collect(self, under_way: Future[tuple[Tensor, Outcome]]) -> None:
         began = time.perf_counter()
@@ -219,7 +243,7 @@ class Overlapped(Exchange):
         self.staging.wait_returned()
         self.flat.subtract_(correction, self._part)
         waited = self._held_up + time.perf_counter() - began
-        self._done(Outcome(outcome.exchange_seconds, waited, None, outcome.center_distance))
+        self._done(replace(outcome, wait_seconds=waited))
 
 
 class ByHalves(Exchange):
@@ -248,14 +272,14 @@ class ByHalves(Exchange):
         collects, delivers = self._step % self._collect_period == 0, self._step % self._delivery_period == 0
         self.after_step()
         x = self._carried(point())
-        distance, failure, pull = None, None, None
+        distance, measuring, failure, pull = None, 0.0, None, None
         try:
             if delivers:
                 self.center.pull(self.told)
             if delivers or self._every_step:
                 pull = self.rule.bind(self.center.counted_workers).delta(x, self.told, ())
             if collects:
-                distance = self._distance(x) if self._measures_distance_now() else None
+                distance, measuring = self._distance(x) if self._measures_distance_now() else (None, 0.0)
                 self.center.exchange(x, self.rule, out=self.staging.scratch if self.staging.is_direct else x)
         except FAILURES as error:
             failure = error
@@ -263,7 +287,7 @@ class ByHalves(Exchange):
             self._settle(self.staging.to_device(pull), subtract_now)
         if collects or delivers:
             seconds = time.perf_counter() - began
-            self._done(Outcome(seconds, seconds, failure, distance))
+            self._done(Outcome(seconds - measuring, seconds, failure, distance))
 
     def state(self) -> dict[str, Tensor | list[Tensor] | None]:
         """Copies of the vectors that this worker remembers."""

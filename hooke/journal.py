@@ -6,6 +6,7 @@ import warnings
 
 from hooke.center import Center
 from hooke.exchange import Outcome
+from hooke.pacing import Choice
 from hooke.record import Record
 from hooke.run import Run
 from hooke.spec import Refused
@@ -49,6 +50,11 @@ class Journal:
         self.note("bytes_sent", sent, step)
         self.note("bytes_received", received, step)
         self.note("staleness", max(0, others), step)
+
+    def paced(self, choice: Choice, step: int) -> None:
+        """Say which period was chosen, and why."""
+        self.note("communication_period", choice.period, step, note=choice.why)
+        self.note("step_seconds", choice.step_seconds, step)
 
     def diverging(self, growth: float, step: int, said: str) -> None:
         """Say that the run seems to diverge, and why."""

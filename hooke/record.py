@@ -24,6 +24,8 @@ NAMES: dict[str, str] = {
     "wait_seconds": "how long that exchange held up the training loop",
     "bytes_sent": "bytes this exchange moved from the worker toward the center",
     "bytes_received": "bytes this exchange moved from the center toward the worker",
+    "communication_period": "steps between two exchanges that were chosen by measurement; `note` says why",
+    "step_seconds": "how long one step took, without exchanges, when the period was chosen",
     "center_distance": "Euclidean distance of the worker's parameters from the center's",
     "staleness": "exchanges of other workers since this worker's last one",
     "missed": "exchanges (or, in shared memory, blocks of one) that did not happen; the period was longer once",

@@ -18,10 +18,12 @@ from hooke.divergence import Watch
 from hooke.exchange import AtOnce, ByHalves, Exchange, Outcome, Overlapped
 from hooke.flat import FlatParameters
 from hooke.journal import Journal
+from hooke.pacing import Pace, schedule_of
 from hooke.rehearsal import Rehearsal
-from hooke.rule import EASGD, Rule
+from hooke.rule import Rule
 from hooke.run import Run
-from hooke.schedule import Period, Schedule, check_count
+from hooke.schedule import Period
+from hooke.setting import check_center, check_choice, check_halves, check_optimizer, separate_periods
 from hooke.spec import CenterSpec, length
 
 DEFAULT_PERIOD = 10
@@ -41,7 +43,8 @@ class Worker:
         center: Where the center lives. Default: the one that `hooke run` prepared.
         communication_period: tau, in this worker's optimizer steps. Default 10, from section 5 of the paper. A mapping
             from the step where a phase begins to its period makes phases: `{0: 1, 1000: 16}` is period 1 first and 16
-            from step 1000 on, post-local SGD beside `hooke.LocalSGD()` (Lin et al., arXiv 1808.07217).
+            from step 1000 on, post-local SGD beside `hooke.LocalSGD()` (Lin et al., arXiv 1808.07217). `"auto"`: the
+            smallest whose exchanges stay hidden behind this worker's steps, measured all the time; needs `overlap`.
         collect_period: Steps between two collections of this worker's parameters by the center, where it differs.
         delivery_period: Steps between two deliveries of the center to this worker, where it differs.
         pull: `"exchange"`: the spring pulls when the center is delivered. `"every_step"`: every step carries the
@@ -57,6 +60,7 @@ class Worker:
     Attributes:
         steps: Optimizer steps taken under this worker.
         center: Where the center lives.
+        communication_period: tau as it is now.
 
     Raises:
         ValueError: A setting outside its range, or an optimizer that does not fit the model or the rule.
@@ -83,7 +87,7 @@ class Worker:
         rule: Rule,
         *,
         center: Center | None = None,
-        communication_period: Period = DEFAULT_PERIOD,
+        communication_period: Period | Literal["auto"] = DEFAULT_PERIOD,
         collect_period: int | None = None,
         delivery_period: int | None = None,
         pull: Literal["exchange", "every_step"] = "exchange",
@@ -92,13 +96,14 @@ class Worker:
         buffers: Literal["average", "local"] = "average",
     ) -> None:
         self.model, self.optimizer, self.rule = model, optimizer, rule
-        _check_choice("pull", pull, ("exchange", "every_step"))
-        _check_choice("buffers", buffers, ("average", "local"))
-        _check_optimizer(model, optimizer, rule)
-        self._schedule = Schedule.of(communication_period, fragments)
+        check_choice("pull", pull, ("exchange", "every_step"))
+        check_choice("buffers", buffers, ("average", "local"))
+        check_optimizer(model, optimizer, rule)
+        self._schedule = schedule_of(communication_period, fragments, overlap=overlap)
+        self._pace = self._schedule if isinstance(self._schedule, Pace) else None
         self._every_step = pull == "every_step"
-        self._periods = _separate_periods(self._schedule, collect_period, delivery_period, self._every_step)
-        _check_halves(rule, self._periods is not None, overlap)
+        self._periods = separate_periods(self._schedule, collect_period, delivery_period, self._every_step)
+        check_halves(rule, self._periods is not None, overlap)
         if rule.follows_leader and fragments > 1:
             raise ValueError(
                 f"Worker: fragments must be 1 beside {type(rule).__name__}, or the center would be a patchwork of "
@@ -107,11 +112,7 @@ class Worker:
         self._overlap, self._buffers = overlap, buffers == "average"
         self.run = Run.current()
         self.center: Center = center if center is not None else _prepared_center(self.run)
-        if overlap and self.center.is_synchronous:
-            raise ValueError(
-                "Worker: overlap needs a center where each worker exchanges on its own. Got "
-                f"{type(self.center).__name__}, where all ranks exchange at once. Drop overlap, or use LocalCenter."
-            )
+        check_center(self.center, self._schedule, overlap)
         self.steps = 0
         self.examples = 0
         self._losses: list[float] = []
@@ -143,6 +144,8 @@ class Worker:
             undo.pop_all()
         self._used = [(0.0, 0.0)] * len(self.optimizer.param_groups)
         self._saved = time.monotonic()
+        if self._pace is not None:
+            self._pace.rest()
         self._hooks = [
             self.optimizer.register_step_pre_hook(self._before_step),
             self.optimizer.register_step_post_hook(self._after_step),
@@ -191,6 +194,8 @@ class Worker:
 
     def _exchanged(self, outcome: Outcome) -> None:
         self._journal.exchanged(outcome, self.steps)
+        if self._pace is not None:
+            self._pace.exchanged(outcome)
         if self._rehearsal is not None:
             self._rehearsal.exchanged(outcome.wait_seconds, failed=outcome.failure is not None)
         if outcome.center_distance is not None:
@@ -208,6 +213,13 @@ class Worker:
         known = {"synchronous": self.center.is_synchronous, "has_border": plain}
         return Watch(self.rule, self.optimizer, phases, **known)
 
+    @property
+    def communication_period(self) -> int:
+        """tau as it is now; between two collections, where both directions have periods of their own."""
+        if self._periods is not None:
+            return self._periods[0]
+        return next(period for since, period in reversed(self._schedule.phases) if since <= self.steps)
+
     def _longest_period(self) -> int:
         return max(self._periods or (period for _, period in self._schedule.phases))
 
@@ -221,6 +233,7 @@ class Worker:
             "by_halves": self._periods is not None,
             "synchronous": self.center.is_synchronous,
             "overlap": self._overlap,
+            "automatic": self._pace is not None,
         }
         known = (self.run, self.optimizer, self._flat.vector.device, self.rule, about)
         return Rehearsal(*known, exchange=self.exchange, examples=lambda: self.examples)
@@ -244,6 +257,9 @@ class Worker:
 
     def _count_step(self) -> None:
         self.steps += 1
+        if self._pace is not None and (choice := self._pace.stepped()) is not None:
+            self._journal.paced(choice, self.steps)
+            self._watch.paced(self.steps, choice.period)
         if self.rule.order == "gauss-seidel":
             self._exchange_if_due(subtract_now=True)
         self.center.beat(self.steps)
@@ -254,6 +270,8 @@ class Worker:
         if isinstance(self._exchange, ByHalves):
             if self._exchange.at(self.steps) is not None:
                 self._begin_exchange(subtract_now=subtract_now)
+        elif self._pace is not None and self._exchange.is_under_way:
+            return  # what is due begins when that one has come in
         elif (fragment := self._schedule.due(self.steps)) is not None:
             part = self._schedule.part(fragment, self._flat.vector.numel())
             self._begin_exchange(subtract_now=subtract_now, part=part)
@@ -332,6 +350,8 @@ class Worker:
             )
         if self.rule.follows_leader:
             self._report_loss()
+        if self._pace is not None:
+            self._pace.begun(self.steps)
         self._exchange.begin(self._point, subtract_now=subtract_now, part=part)
 
     def _report_loss(self) -> None:
@@ -412,6 +432,7 @@ class Worker:
             "examples": self.examples,
             "used": [list(used) for used in self._used],
             "losses": list(self._losses),
+            "pace": None if self._pace is None else self._pace.state(),
             "master": self._flat.vector.to("cpu", copy=True) if self._flat.has_mirrors else None,
             **self._exchange.state(),
         }
@@ -432,6 +453,8 @@ class Worker:
         self.steps, self.examples = state["steps"], state["examples"]
         self._used = [(lr, momentum) for lr, momentum in state["used"]]
         self._losses = list(state.get("losses", ()))  # older states have none
+        if self._pace is not None and state.get("pace") is not None:
+            self._pace.load_state(state["pace"])
         self._exchange.load_state({"memory": state["memory"], "told": state["told"]})
         if state["master"] is not None:
             self._flat.vector.copy_(state["master"])
@@ -496,7 +519,7 @@ class Worker:
         Raises:
             ValueError: A name that is not one of `hooke.record.NAMES`.
         """
-        _check_choice("of", of, ("worker", "center"))
+        check_choice("of", of, ("worker", "center"))
         self.examples += int(examples)
         self._active("record()", evaluating_too=True)
         if self.rule.follows_leader and of == "worker" and "loss" in values:
@@ -523,64 +546,3 @@ def _prepared_center(run: Run | None) -> LocalCenter:
             "`hooke run --workers 4 SCRIPT`, or pass center=hooke.LocalCenter() to train alone."
         )
     return LocalCenter(run.center)
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"Worker: {name} must be one of {choices}. Got {value!r}. Use {choices[0]!r}.")
-
-
-def _separate_periods(
-    schedule: Schedule, collect: int | None, deliver: int | None, every_step: bool
-) -> tuple[int, int] | None:
-    """Of collection and delivery, where the two halves of an exchange don't go together."""
-    given = {"collect_period": collect, "delivery_period": deliver}
-    named = [name for name, value in given.items() if value is not None and check_count(name, value)]
-    named += ["pull='every_step'"] if every_step else []
-    if named and (schedule.fragments > 1 or len(schedule.phases) > 1):
-        raise ValueError(
-            f"Worker: {' and '.join(named)} must stand beside one communication_period and no fragments. Got phases or "
-            "fragments. Drop one of the two."
-        )
-    period = dict(schedule.phases)[0]
-    periods = (period if collect is None else collect, period if deliver is None else deliver)
-    return periods if every_step or periods[0] != periods[1] else None
-
-
-def _check_halves(rule: Rule, halves: bool, overlap: bool) -> None:
-    if halves and not isinstance(rule, EASGD):
-        raise ValueError(
-            f"Worker: collect_period, delivery_period and pull='every_step' need an elastic rule. Got {rule!r}. "
-            "Use hooke.EASGD() or hooke.EAMSGD(), or one communication_period."
-        )
-    if halves and overlap:
-        raise ValueError(
-            "Worker: overlap needs one communication_period. Got separate periods or pull='every_step'. Drop one."
-        )
-
-
-def _check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, rule: Rule) -> None:
-    if not isinstance(rule, Rule):
-        raise ValueError(f"Worker: rule must be a hooke rule. Got {rule!r}. Use an object, e.g. hooke.EASGD().")
-    own = {id(parameter) for parameter in model.parameters()}
-    updated = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    strange = [parameter for parameter in updated if id(parameter) not in own]
-    if strange:
-        raise ValueError(
-            f"Worker: optimizer must update parameters of model. Got {len(strange)} tensors that are not (first: shape "
-            f"{tuple(strange[0].shape)}). Pass the model whose parameters optimizer updates."
-        )
-    if rule.plain_point:
-        _check_nesterov(optimizer, rule)
-
-
-def _check_nesterov(optimizer: torch.optim.Optimizer, rule: Rule) -> None:
-    """`EAMSGD` knows where the look-ahead point of torch's Nesterov SGD is, and of nothing else."""
-    is_nesterov = isinstance(optimizer, torch.optim.SGD) and all(
-        group["nesterov"] or group["momentum"] == 0 for group in optimizer.param_groups
-    )
-    if not is_nesterov:
-        raise ValueError(
-            f"Worker: {type(rule).__name__} needs torch.optim.SGD with nesterov=True. Got {type(optimizer).__name__}. "
-            "Use SGD(..., momentum=0.9, nesterov=True), or hooke.EASGD() with this optimizer."
-        )

@@ -243,6 +243,33 @@ def test_each_phase_is_judged_by_itself() -> None:
     assert 100 + 16 * FEWEST < step < 100 + 16 * 60
 
 
+def test_distances_are_compared_until_a_chosen_period_is_twice_as_long_or_half() -> None:
+    """Eight distances of 1 and then 200: a sign, unless the worker's period has become another between them."""
+
+    def signs(*chosen: int) -> list[int]:
+        watch = watching((0, 10))
+        said = said_of(watch, range(1, 100, 10), [1.0] * 10)
+        for period in chosen:
+            watch.paced(100, period)
+        return said + said_of(watch, range(110, 200, 10), [200.0] * 9)
+
+    assert signs() == [110]
+    assert signs(19) == [110]
+    assert signs(19, 12, 6) == [110]
+    assert signs(20) == []
+    assert signs(5) == []
+    assert signs(19, 20) == []
+
+
+def test_a_warning_names_the_period_that_was_chosen_last() -> None:
+    watch = watching((0, 10))
+    for step in range(1, 100, 10):
+        watch.sign(1.0, step, num_workers=4, length=lambda: 2.0)
+    watch.paced(100, 12)
+    sign = watch.sign(200.0, 110, num_workers=4, length=lambda: 2.0)
+    assert sign is not None and "period 12" in sign.text
+
+
 def test_a_warning_comes_once_in_all_phases_and_names_the_period_of_its_own() -> None:
     watch, steps = watching((0, 4), (400, 16)), [*range(4, 401, 4), *range(416, 1700, 16)]
     signs = [watch.sign(1.2**k, step, num_workers=4, length=lambda: 1e-9) for k, step in enumerate(steps)]

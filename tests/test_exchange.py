@@ -168,6 +168,68 @@ def test_one_that_comes_due_meanwhile_is_missed(watched: Watched) -> None:
     setting.exchange.close()
 
 
+def test_one_that_has_come_in_is_subtracted_before_the_next_begins(watched: Watched) -> None:
+    setting = Setting(watched, Overlapped)
+    setting.begin()
+    setting.exchange._under_way.exception(timeout=30)  # type: ignore[attr-defined]
+    assert setting.x == AT_ONE
+    setting.begin()
+    assert (setting.x, len(setting.outcomes)) == (MOVED, 1)
+    setting.exchange.finish()
+    total = torch.tensor(setting.x) + torch.tensor(setting.c)
+    torch.testing.assert_close(total, torch.ones(3))
+    assert [outcome.failure for outcome in setting.outcomes] == [None, None]
+    setting.exchange.close()
+
+
+def test_it_tells_whether_one_is_under_way(watched: Watched) -> None:
+    setting = Setting(watched, Overlapped)
+    assert not setting.exchange.is_under_way
+    watched.may_go.clear()
+    setting.begin()
+    assert setting.exchange.is_under_way
+    watched.may_go.set()
+    setting.exchange._under_way.exception(timeout=30)  # type: ignore[attr-defined]
+    assert not setting.exchange.is_under_way
+    setting.exchange.close()
+
+
+def test_at_once_nothing_is_ever_under_way(watched: Watched) -> None:
+    setting = Setting(watched, AtOnce)
+    setting.begin()
+    assert not setting.exchange.is_under_way
+
+
+def test_it_tells_what_its_thread_took_from_the_processor_and_not_what_it_slept(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = {"now": 0.0, "thread": 0.0}
+    clock = SimpleNamespace(
+        monotonic=lambda: seconds["now"], perf_counter=lambda: seconds["now"], thread_time=lambda: seconds["thread"]
+    )
+    monkeypatch.setattr("hooke.exchange.time", clock)
+    setting = Setting(watched, Overlapped, measures_distance=True)
+
+    def works(x: Tensor, *_: Any, **__: Any) -> Tensor:
+        seconds["now"] += 5.0
+        seconds["thread"] += 0.25
+        return torch.zeros_like(x)
+
+    def measures(x: Tensor) -> float:
+        seconds["now"] += 2.0
+        seconds["thread"] += 1.0
+        return 7.0
+
+    monkeypatch.setattr(watched, "exchange", works)
+    monkeypatch.setattr(watched, "distance", measures)
+    setting.begin()
+    setting.exchange._under_way.exception(timeout=30)  # type: ignore[attr-defined]
+    setting.exchange.finish()
+    (outcome,) = setting.outcomes
+    assert (outcome.exchange_seconds, outcome.busy_seconds, outcome.center_distance) == (5.0, 0.25, 7.0)
+    setting.exchange.close()
+
+
 def test_the_thread_ends_with_the_exchange(watched: Watched) -> None:
     before = threading.active_count()
     setting = Setting(watched, Overlapped)
@@ -268,7 +330,8 @@ def test_the_distance_is_measured_where_it_is_wanted_and_not_too_often(
 ) -> None:
     """Every look at the clock takes a second, so one measurement does, and the next comes a hundred seconds later."""
     seconds = itertools.count()
-    clock = SimpleNamespace(monotonic=lambda: float(next(seconds)), perf_counter=time.perf_counter)
+    real = {"perf_counter": time.perf_counter, "thread_time": time.thread_time}
+    clock = SimpleNamespace(monotonic=lambda: float(next(seconds)), **real)
     monkeypatch.setattr("hooke.exchange.time", clock)
     setting = Setting(watched, kind, measures_distance=True)
     for _ in range(150):
@@ -284,6 +347,26 @@ def test_the_distance_is_not_measured_where_nobody_wants_it(setting: Setting) ->
     setting.begin()
     setting.exchange.finish()
     assert setting.outcomes[0].center_distance is None
+
+
+@pytest.mark.parametrize("kind", ["at once", "by halves"])
+def test_seconds_of_an_exchange_are_without_those_of_the_distance_which_hold_up_the_loop_too(
+    watched: Watched, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: now[0])
+    monkeypatch.setattr("hooke.exchange.time", clock)
+    halves = {"collect_period": 1, "delivery_period": 1, "every_step": False}
+    options = halves if kind == "by halves" else {}
+    setting = Setting(watched, ByHalves if options else AtOnce, measures_distance=True, **options)
+
+    def measures(x: Tensor) -> float:
+        now[0] += 2.0
+        return 7.0
+
+    monkeypatch.setattr(watched, "distance", measures)
+    setting.begin(subtract_now=True)
+    assert setting.outcomes == [Outcome(0.0, 2.0, None, 7.0)]
 
 
 @pytest.mark.parametrize("failure", [Refused("not finite"), ConnectionResetError("cut"), TimeoutError("late")])

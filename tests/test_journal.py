@@ -12,6 +12,7 @@ import torch
 from hooke.center import LocalCenter
 from hooke.exchange import Outcome
 from hooke.journal import Journal
+from hooke.pacing import Choice
 from hooke.record import read
 from hooke.rule import EASGD
 from hooke.run import Run
@@ -62,6 +63,17 @@ def test_a_missed_exchange_is_a_row_and_nothing_else(joined: LocalCenter, tmp_pa
     journal.exchanged(Outcome(0.0, 0.0, ConnectionResetError("cut")), step=4)
     journal.close()
     assert rows(tmp_path) == {"missed": 1.0}
+
+
+def test_a_chosen_period_is_a_row_with_its_reason(joined: LocalCenter, tmp_path: Path) -> None:
+    journal = Journal(run(tmp_path), joined)
+    choice = Choice(period=17, step_seconds=0.004, exchange_seconds=0.06, busy_seconds=0.0)
+    journal.paced(choice, step=40)
+    journal.close()
+    period, step = read(tmp_path / "workers" / "1.jsonl")
+    assert (period["name"], period["value"], period["step"]) == ("communication_period", 17, 40)
+    assert period["note"] == choice.why
+    assert (step["name"], step["value"], step["step"]) == ("step_seconds", 0.004, 40)
 
 
 def test_a_restart_is_the_first_row(joined: LocalCenter, tmp_path: Path) -> None:

@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from hooke import cli
+from hooke.codec import CODECS, SCALED
 from hooke.outer import DiLoCo, Lookahead, SlowMo
 from hooke.plan import METHODS, PlanError, Ring, Star, advice_on, parse_bandwidth, parse_count
 from hooke.plan.quantity import spell, spell_seconds
+from hooke.plan.star import WIDTHS
 from hooke.plan.table import WIDTH
 from hooke.rule import EAMSGD, EASGD, Downpour, LocalSGD
 from hooke.stability import stability_of
@@ -299,15 +301,30 @@ def test_the_table_of_a_ring_has_no_overlap() -> None:
     (row,) = [line for line in said.output.splitlines() if line.lstrip().startswith("4 *")]
     assert row.split()[-1] == "114"
     assert "150 MB up, 150 MB down, 1.26 s." in said.output
-    assert json.loads(plan("--center", "replicated", "--json").output)["saturated_from"] is None
+    told = json.loads(plan("--center", "replicated", "--json").output)
+    assert told["saturated_from"] is None
+    assert [one["values"] for one in told["exchange"] if one["is_there"]] == ["float32"]
+
+
+def test_the_period_that_hides_an_exchange_is_told_for_each_codec() -> None:
+    said = " ".join(plan().output.split())
+    assert "With overlap it is hidden from period 64 on" in said
+    codecs = "bfloat16 0.8 s, period 32; int8 0.406 s, period 17; int4 0.206 s, period 9."
+    assert f"A remote center's codec makes that: {codecs}" in said
+
+
+def test_bits_of_a_value_are_what_the_codecs_send() -> None:
+    blocks = 1000 * SCALED
+    assert {name: 8 * codec.size(blocks) / blocks for name, codec in CODECS.items()} == WIDTHS
+    assert list(WIDTHS) == list(CODECS)
 
 
 def test_json_says_the_same_in_plain_numbers() -> None:
     said = json.loads(plan("--json", "--lr", "0.1", "--curvature", "10", "--batch", "32").output)
     assert said["setting"]["parameters"] == 25_000_000 and said["setting"]["method"] == "easgd"
     assert said["stability"]["is_stable"] is True and said["stability"]["margin"] == pytest.approx(1.989, abs=1e-3)
-    assert [one["values"] for one in said["exchange"] if one["sent_today"]] == ["float32"]
-    assert [one["hiding_period"] for one in said["exchange"]] == [64, 32, 16, 8]
+    assert [one["values"] for one in said["exchange"] if one["is_there"]] == ["float32", "bfloat16", "int8", "int4"]
+    assert [one["hiding_period"] for one in said["exchange"]] == [64, 32, 17, 9]
     row = next(row for row in said["rows"] if row["workers"] == 8)
     assert row["examples_per_second"] == pytest.approx(32 * 12.5)
     assert row["bytes_per_example"] == pytest.approx(20e6 / 32)

@@ -89,6 +89,18 @@ def measured(together: int = 0, **changes: Any) -> Measured:
     return Measured("train.py", copy, (replace(copy, step_seconds=0.015, threads=1),) * together)
 
 
+# A period by measurement ----------------------------------------------------------------------------------------
+
+
+def test_a_script_that_measures_its_period_is_planned_with_the_one_that_it_would_come_to() -> None:
+    known = {"parameters": 25_000_000, "bandwidth": 1e9, "step_seconds": 0.1}
+    made = advise(measured(automatic=True), 1, known)
+    assert made.network.hiding_period(1) == 16 and made.network.period == 18
+    assert "EASGD, period auto, SGD" in " ".join(str(made).split())
+    assert advise(measured(automatic=True), 1, {**known, "period": 7}).network.period == 7
+    assert advise(measured(), 1, known).network.period == 10
+
+
 # A real script --------------------------------------------------------------------------------------------------
 
 

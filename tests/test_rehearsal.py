@@ -294,7 +294,14 @@ def test_what_is_known_of_the_worker(script: Script) -> None:
         period=7,
     )
     expected = {"rule": "EAMSGD", "period": 7, "optimizer": "SGD", "lr": 0.01, "momentum": 0.9, "nesterov": True}
-    expected |= {"parameters": 16, "batch": 4.0, "device": "cpu", "synchronous": False, "overlap": False}
+    expected |= {
+        "parameters": 16,
+        "batch": 4.0,
+        "device": "cpu",
+        "synchronous": False,
+        "overlap": False,
+        "automatic": False,
+    }
     assert {name: told[name] for name in expected} == expected
     assert told["rule_settings"] == {"beta": None, "moving_rate": 0.3, "order": "jacobi"}
     assert told["timed_steps"] >= 20 and told["exchanges"] >= rehearsal.EXCHANGES

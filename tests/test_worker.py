@@ -452,7 +452,7 @@ def test_only_a_worker_that_was_not_cut_off_has_finished(center: LocalCenter, ra
 class Breaks(LocalCenter):
     """A center whose exchange fails in a way that nobody has foreseen."""
 
-    def _exchange(self, *args: object) -> None:
+    def exchanging(self, *args: object, **place: object) -> Iterator[slice]:
         raise ZeroDivisionError
 
 
@@ -527,10 +527,10 @@ class Slow(LocalCenter):
         super().__init__(path)
         self.may_go, self.came = threading.Event(), threading.Event()
 
-    def _exchange(self, *args: Any) -> None:
+    def exchanging(self, *args: Any, **place: Any) -> Iterator[slice]:
         self.came.set()
         assert self.may_go.wait(30)
-        super()._exchange(*args)
+        return super().exchanging(*args, **place)
 
 
 @pytest.fixture
@@ -1312,10 +1312,10 @@ class Away(LocalCenter):
 
     cut = False
 
-    def _exchange(self, *args: Any) -> None:
+    def exchanging(self, *args: Any, **place: Any) -> Iterator[slice]:
         if self.cut:
             raise ConnectionResetError("the link is cut")
-        super()._exchange(*args)
+        return super().exchanging(*args, **place)
 
 
 @pytest.mark.parametrize("overlap", [False, True])
@@ -1384,7 +1384,27 @@ ONE_PERIOD = "Worker: overlap needs one communication_period. Got separate perio
             (make_worker(communication_period=bad), PERIOD.format("communication_period", bad))
             for bad in (0, -1, 2.5, True, None)
         ),
-        (make_worker(communication_period="auto"), PERIOD.format("communication_period", "'auto'")),
+        (make_worker(communication_period="often"), PERIOD.format("communication_period", "'often'")),
+        (
+            make_worker(communication_period="auto"),
+            'Worker: communication_period="auto" hides exchanges behind the steps, which needs overlap=True. Got '
+            "overlap=False. Set overlap=True, or a whole number of steps.",
+        ),
+        (
+            make_worker(communication_period="auto", overlap=True, fragments=2),
+            'Worker: communication_period="auto" exchanges the whole vector. Got fragments=2. Drop fragments, or set '
+            "a whole number of steps.",
+        ),
+        (
+            make_worker(communication_period="auto", overlap=True, collect_period=10),
+            'Worker: communication_period="auto" is one period for both directions. Got collect_period too. Drop one '
+            "of the two.",
+        ),
+        (
+            make_worker(communication_period="auto", overlap=True, pull="every_step"),
+            "Worker: communication_period=\"auto\" is one period for both directions. Got pull='every_step' too. Drop "
+            "one of the two.",
+        ),
         (make_worker(collect_period=0), PERIOD.format("collect_period", 0)),
         (make_worker(delivery_period=1.0), PERIOD.format("delivery_period", 1.0)),
         (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hooke.plan.quantity import PlanError as PlanError
 from hooke.plan.ring import Ring
-from hooke.plan.star import BITS, Star
+from hooke.plan.star import WIDTHS, Star
 from hooke.stability import BETA, PERIOD, Stability, elastic_stability, outer_stability, way_stability
 
 if TYPE_CHECKING:
@@ -33,9 +33,6 @@ CENTERS = {"star": "one center, workers exchange one by one", "replicated": "a c
 ELASTIC = ("easgd", "eamsgd")
 OUTER = {"lookahead": (0.5, 0.0), "slowmo": (1.0, 0.5), "diloco": (0.7, 0.9)}
 """Methods with an outer optimizer, and its learning rate and momentum if none are given."""
-
-WIDTHS = {"float32": BITS, "bfloat16": 16, "int8": 8, "int4": 4}
-"""Bits of a value. Only float32 is sent today; the others are what a codec would send."""
 
 MOST_WORKERS = 4096
 
@@ -225,12 +222,13 @@ class Advice:
             "measured": None if self.measured is None else self.measured.to_dict(self.network.period),
         }
 
-    def exchange(self, width: str) -> dict[str, Any]:
-        """One exchange with values of that width."""
-        network = replace(self.network, bits=WIDTHS[width])
+    def exchange(self, codec: str) -> dict[str, Any]:
+        """One exchange with values as that codec writes them; ranks that exchange at once have none but float32."""
+        network = replace(self.network, bits=WIDTHS[codec])
         return {
-            "values": width,
-            "sent_today": WIDTHS[width] == BITS,
+            "values": codec,
+            "bits": network.bits,
+            "is_there": codec == "float32" or not self.at_once,
             "bytes_each_way": network.sent_bytes(self.workers),
             "seconds": network.wait_seconds(self.workers),
             "hiding_period": network.hiding_period(self.workers),

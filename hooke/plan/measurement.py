@@ -71,6 +71,7 @@ class Copy:
             weighed by their learning rates.
         curvature_doubt: Largest part of a value by which it may miss an eigenvalue.
         curvature_failure: Why there are none; `None` where it was not asked for.
+        automatic: Whether the period is chosen by measurement; `period` is the one before anything is measured.
     """
 
     parameters: int
@@ -97,6 +98,7 @@ class Copy:
     curvatures: list[list[float]]
     curvature_doubt: float
     curvature_failure: str | None
+    automatic: bool = False
 
     def examples_per_second(self, period: int) -> float:
         """Examples a second with an exchange every `period` steps; steps where the batch is not known."""

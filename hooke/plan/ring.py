@@ -43,7 +43,7 @@ class Ring:
     bandwidth: float
     latency: float = 0.0
     period: int = 10
-    bits: int = BITS
+    bits: float = BITS
 
     @property
     def transfer_seconds(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 from hooke.launch.evidence import cores
 from hooke.launch.request import WORKERS
+from hooke.pacing import HEADROOM, LONGEST
 from hooke.plan.advice import METHODS, Advice, advice_on, no_border
 from hooke.plan.measurement import WAIT_SECONDS, Copy, Measured, Say, measure, say_nothing
+from hooke.plan.star import Star
 
 BANDWIDTH = 1e9
 """Bit/s of the links, if none is given."""
@@ -93,6 +96,8 @@ def advise(measured: Measured, workers: int, known: dict[str, Any]) -> Advice:
     }
     stand_in = method if method in METHODS else "local-sgd"
     made = advice_on(**{**told, "method": stand_in}, workers=workers)
+    if copy.automatic and "period" not in known and isinstance(made.network, Star):
+        made = replace(made, network=replace(made.network, period=_chosen(made.network.hiding_period(workers))))
     alpha = (
         copy.rule_settings.get("moving_rate") if method == rule and made.is_elastic and "beta" not in known else None
     )
@@ -104,6 +109,11 @@ def advise(measured: Measured, workers: int, known: dict[str, Any]) -> Advice:
         unjudged=no_border(method, told["center"]) or _unknown(copy, method),
         measured=measured,
     )
+
+
+def _chosen(hiding: int) -> int:
+    """What `communication_period="auto"` comes to on that network, where the processor has time for it."""
+    return min(LONGEST, math.ceil(HEADROOM * hiding))
 
 
 def _settings(copy: Copy) -> dict[str, Any]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-BITS = 32
-"""Of a value on the wire: float32, which is what hooke sends."""
+WIDTHS = {"float32": 32, "bfloat16": 16, "int8": 8.125, "int4": 4.125}
+"""Bits of a value on the wire by each of `hooke.codec.CODECS` (which need torch), its share of a scale included."""
+
+BITS = WIDTHS["float32"]
+"""What is sent where no codec is named."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Star:
     bandwidth: float
     latency: float = 0.0
     period: int = 10
-    bits: int = BITS
+    bits: float = BITS
 
     @property
     def bytes_each_way(self) -> float:

@@ -6,11 +6,11 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hooke.plan.advice import WIDTHS, Advice, Row
+from hooke.plan.advice import Advice, Row
 from hooke.plan.measurement import Copy, Measured
 from hooke.plan.quantity import spell, spell_seconds
 from hooke.plan.ring import Ring
-from hooke.plan.star import Star
+from hooke.plan.star import WIDTHS, Star
 from hooke.stability import rounded_down
 
 if TYPE_CHECKING:
@@ -66,8 +66,9 @@ def _measurement(advice: Advice) -> list[str]:
     alone, period = advice.measured.alone, advice.network.period
     momentum = f", momentum {alone.momentum:g}" if alone.momentum else ""
     changing = " and changing: give the largest by --lr" if alone.lr_changes else ""
+    own = "auto" if alone.automatic else alone.period
     lines = [
-        f"{advice.measured.script}, {alone.steps} steps on this machine: {alone.rule}, period {alone.period}, "
+        f"{advice.measured.script}, {alone.steps} steps on this machine: {alone.rule}, period {own}, "
         f"{alone.optimizer} with lr {alone.lr:.4g}{changing}{momentum}, {alone.parameters:,} values on {alone.device}."
     ]
     lines.append(_here(advice.measured, (alone,), period))
@@ -136,11 +137,10 @@ def _product(advice: Advice, otherwise: float) -> float:
 def _exchange(advice: Advice) -> list[str]:
     network = advice.network
     sent = spell(network.sent_bytes(advice.workers), "B")
-    codecs = [advice.exchange(width) for width in WIDTHS if not advice.exchange(width)["sent_today"]]
-    would = "; ".join(
-        f"{one['values']} {spell_seconds(one['seconds'])}, period {_steps(one['hiding_period'])}" for one in codecs
+    narrow = [advice.exchange(codec) for codec in WIDTHS if codec != "float32"]
+    fewer = "; ".join(
+        f"{one['values']} {spell_seconds(one['seconds'])}, period {_steps(one['hiding_period'])}" for one in narrow
     )
-    later = f"Fewer bits a value, which hooke does not send yet, would make that: {would}."
     one = (
         f"One exchange over links of {spell(network.bandwidth, 'bit/s')}: {sent} up, {sent} down, "
         f"{spell_seconds(network.wait_seconds(advice.workers))}. A step: {spell_seconds(network.step_seconds)}."
@@ -150,13 +150,14 @@ def _exchange(advice: Advice) -> list[str]:
     hidden = network.hiding_period(advice.workers)
     if not isinstance(network, Star):
         waits = f"All ranks wait for it: less than a tenth of their time from period {_steps(hidden)} on."
-        return [one, waits, later]
+        would = f"Fewer bits a value, which ranks that exchange at once don't send yet, would make that: {fewer}."
+        return [one, waits, would]
     real = network.real_period(advice.workers, overlap=True)
     longer = "" if real == network.period else f"; at period {network.period} the real one would be {_steps(real)}"
     return [
         one,
         f"With overlap it is hidden from period {_steps(hidden)} on{longer}.",
-        later,
+        f"A remote center's codec makes that: {fewer}.",
         f"Without overlap {network.saturated_from} workers fill the center's link: more would bring nothing.",
     ]
 
