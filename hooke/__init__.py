@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hooke.center import Center as Center
     from hooke.center import LocalCenter as LocalCenter
     from hooke.flat import FlatParameters as FlatParameters
+    from hooke.grouped import GroupedCenter as GroupedCenter
     from hooke.leader import LSGD as LSGD
     from hooke.outer import AsyncDiLoCo as AsyncDiLoCo
     from hooke.outer import DiLoCo as DiLoCo
@@ -66,6 +67,7 @@ _HOME = {
     "CenterSpec": "spec",
     "LocalCenter": "center",
     "ReplicatedCenter": "replicated",
+    "GroupedCenter": "grouped",
     "RemoteCenter": "remote",
     "CenterServer": "remote",
     "connect": "remote",

@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from hooke.center import Center
 from hooke.flat import FlatParameters
+from hooke.ranks import ranks_of
 from hooke.rule import EASGD, Rule, State
 from hooke.spec import Refused
 from hooke.staging import WHOLE, Staging
@@ -66,10 +68,11 @@ class Exchange(ABC):
         measures_distance: bool = False,
     ) -> None:
         self.flat, self.center, self.rule = flat, center, rule
+        self.ranks = ranks_of(center)
         self.staging = Staging(flat.vector, on_host=center.on_host)
         self.memory: State = rule.init(told)
         self._done = done
-        self._distance_due = 0.0 if measures_distance else math.inf
+        self._distance_due = 0.0 if measures_distance and self.ranks.speaks else math.inf
         self._measures_always = False
         self._correction: tuple[Tensor, slice] | None = None
 
@@ -133,10 +136,14 @@ class Exchange(ABC):
         """So seldom that it costs at most a hundredth of the time: it is a pass over both vectors."""
         return self._measures_always or time.monotonic() >= self._distance_due
 
-    def _distance(self, x: Tensor) -> tuple[float, float]:
-        """The distance, and the seconds that it took to measure it."""
-        began = time.monotonic()
-        distance = self.center.distance(x)
+    def _distance(self, x: Tensor) -> tuple[float | None, float]:
+        """The distance, and the seconds that it took to measure it.
+
+        `None` where the center can't say: that is no reason to leave out the exchange.
+        """
+        began, distance = time.monotonic(), None
+        with suppress(*FAILURES):
+            distance = self.ranks.center.distance(x)
         now = time.monotonic()
         self._distance_due = now + 100 * (now - began)
         return distance, now - began
@@ -172,7 +179,7 @@ class Overlapped(Exchange):
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self._thread: Executor = ThreadPoolExecutor(1, "hooke-exchange")
-        self._under_way: Future[tuple[Tensor, Outcome]] | None = None
+        self._under_way: Future[Outcome] | None = None
         self._part = WHOLE
         self._held_up = 0.0
         self._looks_before = True
@@ -203,44 +210,59 @@ class Overlapped(Exchange):
             return
         self._part, measures = part or WHOLE, self._measures_distance_now()
         snapshot = self.staging.begin_copy(point(), WHOLE if measures else self._part)
-        self._under_way = self._thread.submit(self._exchange, snapshot, part, measures)
+        try:
+            self.ranks.begin(self.staging.scratch[self._part], None if part is None else part.start)
+        except FAILURES as error:
+            self._done(Outcome(0.0, time.perf_counter() - began, error))
+            return
+        if self.ranks.speaks:
+            self._under_way = self._thread.submit(self._exchange, snapshot, part, measures)
+        else:
+            self._under_way = Future()
+            self._under_way.set_result(Outcome(0.0, 0.0))
         self._held_up = time.perf_counter() - began
 
     def after_step(self) -> None:
         """Subtract the correction if it has arrived."""
-        if self._under_way is not None and self._under_way.done():
+        if self._under_way is not None and self.ranks.agree(self._under_way.done()):
             self._collect(self._under_way)
 
     def finish(self) -> None:
         """Wait for the exchange under way and subtract its correction."""
-        if self._under_way is not None:
+        if self._under_way is not None and self.ranks.agree(True, finishing=True):
             self._collect(self._under_way)
 
     def close(self) -> None:
         """End the thread."""
         self._thread.shutdown()
 
-    def _exchange(self, snapshot: Tensor, part: slice | None, measures: bool) -> tuple[Tensor, Outcome]:
+    def _exchange(self, snapshot: Tensor, part: slice | None, measures: bool) -> Outcome:
+        """In the thread: exchange, and begin to bring the correction to its place in `staging.scratch`."""
         began = time.perf_counter()
         here, (remembered, place) = part or WHOLE, self._in_center(part)
         with torch.no_grad():
             self.staging.wait_copied()
             distance, measuring = self._distance(snapshot) if measures else (None, 0.0)
             busy, x = time.thread_time(), snapshot[here]
-            correction = self.center.exchange(x, self.rule, remembered, out=x, **place)
-            ready = self.staging.begin_return(correction, here)
+            correction = self.ranks.center.exchange(x, self.rule, remembered, out=x, **place)
+            self.staging.begin_return(correction, here)
             busy = time.thread_time() - busy
-        return ready, Outcome(time.perf_counter() - began - measuring, 0.0, None, distance, busy)
+        return Outcome(time.perf_counter() - began - measuring, 0.0, None, distance, busy)
 
-    def _collect(self, under_way: Future[tuple[Tensor, Outcome]]) -> None:
+    def _collect(self, under_way: Future[Outcome]) -> None:
         began = time.perf_counter()
         self._under_way = None
+        failure = under_way.exception()
+        if failure is not None and not isinstance(failure, Exception):
+            raise failure
+        self.staging.wait_returned()
+        correction = self.staging.scratch[self._part]
         try:
-            correction, outcome = under_way.result()
+            self.ranks.share(failure, (correction, *(vector[self._part] for vector in self.memory)))
         except FAILURES as error:
             self._done(Outcome(0.0, self._held_up, error))
             return
-        self.staging.wait_returned()
+        outcome = under_way.result()
         self.flat.subtract_(correction, self._part)
         waited = self._held_up + time.perf_counter() - began
         self._done(replace(outcome, wait_seconds=waited))

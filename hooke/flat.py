@@ -89,7 +89,7 @@ class FlatParameters:
     unused elements between entries are 0.
 
     Args:
-        model: Any module whose parameters are on one device.
+        model: Any module whose parameters are on one device; of a `DistributedDataParallel` the module inside.
         buffers: Whether the persistent floating-point buffers (batch-norm statistics) belong to it.
 
     Attributes:
@@ -110,7 +110,7 @@ class FlatParameters:
     """
 
     def __init__(self, model: nn.Module, *, buffers: bool = False) -> None:
-        self._model = model
+        self._model = model = _inside(model)
         parameters = _trainable(model)
         _check(parameters)
         self._homes = _homes(model)
@@ -277,6 +277,12 @@ class FlatParameters:
             )
         self._views[index].copy_(parameter.data)
         self._adopt(index)
+
+
+def _inside(model: nn.Module) -> nn.Module:
+    """The user's own module, without what puts a prefix before its parameters' names."""
+    compiled = getattr(model, "_orig_mod", model)
+    return compiled.module if isinstance(compiled, nn.parallel.DistributedDataParallel) else model
 
 
 def _trainable(model: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:

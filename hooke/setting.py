@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from hooke.pacing import Pace
+from hooke.ranks import ranks_of
 from hooke.rule import EASGD, Rule
 from hooke.schedule import Schedule, check_count
 
@@ -74,6 +75,11 @@ def check_center(center: Center, schedule: Schedule | Pace, overlap: bool) -> No
     Raises:
         ValueError: The center is another.
     """
+    if isinstance(schedule, Pace) and ranks_of(center).size > 1:
+        raise ValueError(
+            'Worker: communication_period="auto" needs a worker that is one process. Got one of '
+            f"{ranks_of(center).size} ranks, whose clocks differ. Set a whole number of steps."
+        )
     if not (overlap and center.is_synchronous):
         return
     kind = f"Got {type(center).__name__}, where all ranks exchange at once."

@@ -19,6 +19,7 @@ from hooke.exchange import AtOnce, ByHalves, Exchange, Outcome, Overlapped
 from hooke.flat import FlatParameters
 from hooke.journal import Journal
 from hooke.pacing import Pace, schedule_of
+from hooke.ranks import ranks_of
 from hooke.rehearsal import Rehearsal
 from hooke.rule import Rule
 from hooke.run import Run
@@ -37,7 +38,8 @@ class Worker:
     exchange costs nothing but a longer period. Leaving the block removes every trace.
 
     Args:
-        model: The model; its parameters become views of one flat vector while the worker is active.
+        model: The model; its parameters become views of one flat vector while the worker is active. Of a
+            `DistributedDataParallel` it is the model inside, so that names are the same on every worker.
         optimizer: Any `torch.optim.Optimizer` that updates the model's parameters.
         rule: What is exchanged: `hooke.EASGD()`, `hooke.EAMSGD()`, `hooke.LocalSGD()`, `hooke.DiLoCo()` or another.
         center: Where the center lives. Default: the one that `hooke run` prepared.
@@ -113,6 +115,7 @@ class Worker:
         self.run = Run.current()
         self.center: Center = center if center is not None else _prepared_center(self.run)
         check_center(self.center, self._schedule, overlap)
+        self._ranks = ranks_of(self.center)
         self.steps = 0
         self.examples = 0
         self._losses: list[float] = []
@@ -137,7 +140,7 @@ class Worker:
             told = self.center.join(initial, spec, self.rule.init_center(initial))
             undo.callback(self.center.leave)
             self._flat.set_(told.to(self._flat.vector.device))
-            self._journal = Journal(self.run, self.center)
+            self._journal = Journal(self.run if self._ranks.speaks else None, self.center)
             self._exchange = self._new_exchange(told)
             self._rehearsal = self._new_rehearsal()
             self._watch = self._new_watch()
@@ -173,7 +176,8 @@ class Worker:
             stack.callback(self._flat.release)
             stack.callback(self.center.leave, finished=finished)
             stack.callback(self._exchange.close)
-            self._exchange.finish()
+            if finished or self._ranks.size == 1:  # ranks that go on would not come to finish one that raised
+                self._exchange.finish()
 
     def __enter__(self) -> Worker:
         return self.start()
@@ -227,6 +231,7 @@ class Worker:
         """What `hooke plan SCRIPT` measures; `None` in a run."""
         if self.run is None or not self.run.rehearses:
             return None
+        self._one_process("hooke plan SCRIPT", "Give it the numbers instead: hooke plan --parameters ... --workers ...")
         about = {
             "parameters": self._flat.vector.numel(),
             "period": self._longest_period(),
@@ -463,6 +468,7 @@ class Worker:
     @property
     def checkpoint_due(self) -> bool:
         """Whether the seconds of `hooke run --checkpoint-every` have passed since the last `save`; never without it."""
+        self._one_process("checkpoint_due", "Save worker.state_dict() on every rank, after a number of steps.")
         return self.run is not None and time.monotonic() - self._saved > self.run.checkpoint_every
 
     def save(self, **position: Any) -> None:
@@ -472,8 +478,9 @@ class Worker:
             position: Where the loop stands, as tensors and plain data; `restore` gives it back.
 
         Raises:
-            RuntimeError: The script was not started by `hooke run`.
+            RuntimeError: The script was not started by `hooke run`, or the worker is several ranks.
         """
+        self._one_process("save()", "Save model, optimizer and worker.state_dict() yourself, on every rank.")
         if self.run is None:
             raise RuntimeError(
                 "Worker: save() needs a run directory. Got a script that was started alone. Start it with `hooke run`, "
@@ -528,6 +535,12 @@ class Worker:
             self._journal.note(name, value, self.steps, about="center" if of == "center" else None)
         if examples:
             self._journal.note("examples", self.examples, self.steps)
+
+    def _one_process(self, verb: str, repair: str) -> None:
+        if self._ranks.size > 1:
+            raise RuntimeError(
+                f"Worker: {verb} needs a worker of one process. Got one of {self._ranks.size} ranks. {repair}"
+            )
 
     def _active(self, verb: str, *, evaluating_too: bool = False) -> None:
         if not self._hooks:
