@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from hooke import resume
-from hooke.center import Center, LocalCenter
+from hooke.center import Center
 from hooke.divergence import Watch
 from hooke.exchange import AtOnce, ByHalves, Exchange, Outcome, Overlapped
 from hooke.flat import FlatParameters
 from hooke.journal import Journal
+from hooke.prepared import prepared_center
 from hooke.rehearsal import Rehearsal
 from hooke.rule import EASGD, Rule
 from hooke.run import Run
@@ -38,7 +39,7 @@ class Worker:
         model: The model; its parameters become views of one flat vector while the worker is active.
         optimizer: Any `torch.optim.Optimizer` that updates the model's parameters.
         rule: What is exchanged: `hooke.EASGD()`, `hooke.EAMSGD()`, `hooke.LocalSGD()`, `hooke.DiLoCo()` or another.
-        center: Where the center lives. Default: the one that `hooke run` prepared.
+        center: Where the center lives. Default: the one that `hooke run` prepared, or the one at `HOOKE_CENTER`.
         communication_period: tau, in this worker's optimizer steps. Default 10, from section 5 of the paper. A mapping
             from the step where a phase begins to its period makes phases: `{0: 1, 1000: 16}` is period 1 first and 16
             from step 1000 on, post-local SGD beside `hooke.LocalSGD()` (Lin et al., arXiv 1808.07217).
@@ -62,6 +63,7 @@ class Worker:
         ValueError: A setting outside its range, or an optimizer that does not fit the model or the rule.
 
     Example:
+        >>> from hooke.center import LocalCenter
         >>> from hooke.rule import EASGD
         >>> model = nn.Linear(1, 1)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -106,7 +108,7 @@ class Worker:
             )
         self._overlap, self._buffers = overlap, buffers == "average"
         self.run = Run.current()
-        self.center: Center = center if center is not None else _prepared_center(self.run)
+        self.center: Center = center if center is not None else prepared_center(self.run)
         if overlap and self.center.is_synchronous:
             raise ValueError(
                 "Worker: overlap needs a center where each worker exchanges on its own. Got "
@@ -514,15 +516,6 @@ class Worker:
                 f"Worker: {verb} needs the worker's own weights. Got a call inside center_weights(). Leave its block "
                 "first."
             )
-
-
-def _prepared_center(run: Run | None) -> LocalCenter:
-    if run is None:
-        raise ValueError(
-            "Worker: needs a center. Got none: this script was not started by `hooke run`. Start it with "
-            "`hooke run --workers 4 SCRIPT`, or pass center=hooke.LocalCenter() to train alone."
-        )
-    return LocalCenter(run.center)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
