@@ -25,13 +25,18 @@ def save(worker: Worker, run: Run, position: dict[str, Any]) -> None:
         "worker": worker.state_dict(),
         "model": dict(worker.model.state_dict()),
         "optimizer": worker.optimizer.state_dict(),
-        "center": worker.center.pull() if run.num_workers == 1 else None,
-        "center_memory": worker.center.pull_memory() if run.num_workers == 1 else None,
+        "center": worker.center.pull() if _has_it_alone(worker, run) else None,
+        "center_memory": worker.center.pull_memory() if _has_it_alone(worker, run) else None,
         "random": {"torch": torch.get_rng_state(), "python": random.getstate(), "numpy": _numpy_state()},
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
         "position": position,
     }
     save_state(run.files.checkpoint(run.worker), state)
+
+
+def _has_it_alone(worker: Worker, run: Run) -> bool:
+    """Whether the center is this worker's alone, and may go back in time with it."""
+    return run.num_workers == 1 and not run.is_shared and not hasattr(worker.center, "url")
 
 
 def _numpy_state() -> list[Any]:
@@ -58,7 +63,7 @@ def restore(worker: Worker, run: Run) -> dict[str, Any] | None:
             "resumed, or start a new run."
         ) from None
     worker.load_state_dict(state["worker"])
-    if state["center"] is not None and run.num_workers == 1:
+    if state["center"] is not None and _has_it_alone(worker, run):
         worker.center.put(state["center"], state.get("center_memory"))  # older checkpoints have none
     torch.set_rng_state(state["random"]["torch"])
     random.setstate(state["random"]["python"])

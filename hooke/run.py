@@ -84,7 +84,7 @@ class Run:
 
     Args:
         directory: The run directory.
-        center: Path of the shared-memory center (`hooke.LocalCenter(path)`).
+        center: Path of the shared-memory center (`hooke.LocalCenter(path)`); empty where it lives elsewhere.
         worker: This worker's number, from 0.
         num_workers: How many workers `hooke run` started.
         started: `time.monotonic()` of this machine at which the run's seconds count from 0.
@@ -93,6 +93,8 @@ class Run:
         restarts: How often this worker's process has been started again after a crash.
         rehearses: Whether the script is only measured, for `hooke plan`, and stopped after some steps.
         curvature: Whether a rehearsal measures the curvature.
+        name: What a center elsewhere calls this run's workers, before their numbers; no other run has it.
+        is_shared: Whether workers of other machines use the center, too.
     """
 
     directory: str
@@ -105,6 +107,8 @@ class Run:
     restarts: int = 0
     rehearses: bool = False
     curvature: bool = True
+    name: str = ""
+    is_shared: bool = False
 
     @property
     def files(self) -> RunDirectory:

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from hooke import resume
-from hooke.center import Center, LocalCenter
+from hooke.center import Center
 from hooke.divergence import Watch
 from hooke.exchange import AtOnce, ByHalves, Exchange, Outcome, Overlapped
 from hooke.flat import FlatParameters
 from hooke.journal import Journal
 from hooke.pacing import Pace, schedule_of
+from hooke.prepared import prepared_center
 from hooke.ranks import ranks_of
 from hooke.rehearsal import Rehearsal
 from hooke.rule import Rule
@@ -42,7 +43,7 @@ class Worker:
             `DistributedDataParallel` it is the model inside, so that names are the same on every worker.
         optimizer: Any `torch.optim.Optimizer` that updates the model's parameters.
         rule: What is exchanged: `hooke.EASGD()`, `hooke.EAMSGD()`, `hooke.LocalSGD()`, `hooke.DiLoCo()` or another.
-        center: Where the center lives. Default: the one that `hooke run` prepared.
+        center: Where the center lives. Default: the one that `hooke run` prepared, or the one at `HOOKE_CENTER`.
         communication_period: tau, in this worker's optimizer steps. Default 10, from section 5 of the paper. A mapping
             from the step where a phase begins to its period makes phases: `{0: 1, 1000: 16}` is period 1 first and 16
             from step 1000 on, post-local SGD beside `hooke.LocalSGD()` (Lin et al., arXiv 1808.07217). `"auto"`: the
@@ -68,6 +69,7 @@ class Worker:
         ValueError: A setting outside its range, or an optimizer that does not fit the model or the rule.
 
     Example:
+        >>> from hooke.center import LocalCenter
         >>> from hooke.rule import EASGD
         >>> model = nn.Linear(1, 1)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -113,7 +115,7 @@ class Worker:
             )
         self._overlap, self._buffers = overlap, buffers == "average"
         self.run = Run.current()
-        self.center: Center = center if center is not None else _prepared_center(self.run)
+        self.center: Center = center if center is not None else prepared_center(self.run)
         check_center(self.center, self._schedule, overlap)
         self._ranks = ranks_of(self.center)
         self.steps = 0
@@ -550,12 +552,3 @@ class Worker:
                 f"Worker: {verb} needs the worker's own weights. Got a call inside center_weights(). Leave its block "
                 "first."
             )
-
-
-def _prepared_center(run: Run | None) -> LocalCenter:
-    if run is None:
-        raise ValueError(
-            "Worker: needs a center. Got none: this script was not started by `hooke run`. Start it with "
-            "`hooke run --workers 4 SCRIPT`, or pass center=hooke.LocalCenter() to train alone."
-        )
-    return LocalCenter(run.center)

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from hooke import cli
 from hooke.launch import request
+from hooke.launch.link import Link
 
 
 @pytest.fixture
@@ -24,7 +25,9 @@ def hooke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_help_names_the_commands(hooke) -> None:
     said = hooke("--help")
     assert said.exit_code == 0
-    assert all(f"\n  {name} " in said.output for name in ("run", "report", "audit", "plan"))
+    assert all(
+        f"\n  {name} " in said.output for name in ("run", "report", "audit", "plan", "center", "status", "certificate")
+    )
     assert "..." not in said.output.split("Commands:")[1]
 
 
@@ -73,7 +76,7 @@ def test_the_command_itself_imports_no_torch() -> None:
         ),
         (["--resume", "--out", "cut", "train.py"], "--resume needs a readable cut/run.json. Got: Expecting"),
         (["--lr", "0.1", "train.py"], "No such option: --lr. Options of the script stand after it:"),
-        (["--worker", "2", "train.py"], "(Possible options: --workers)"),
+        (["--worker", "2", "train.py"], "(Possible options: --key, --workers)"),
     ],
 )
 def test_what_can_not_be_done_is_one_sentence(hooke, words: list[str], sentence: str) -> None:
@@ -98,7 +101,14 @@ def test_what_stands_after_the_script_is_the_scripts(hooke, monkeypatch: pytest.
     assert said.exit_code == 7
     given, options = calls[0]
     assert given == (Path("train.py"), ["--out", "x", "--", "--help", "-h", "a b"])
-    assert options == {"workers": 3, "out": None, "resume": True, "max_restarts": 3, "checkpoint_every": 30.0}
+    assert options == {
+        "workers": 3,
+        "out": None,
+        "resume": True,
+        "max_restarts": 3,
+        "checkpoint_every": 30.0,
+        "link": Link(),
+    }
 
 
 def test_report_writes_the_page_or_says_why_not(hooke, monkeypatch: pytest.MonkeyPatch) -> None:

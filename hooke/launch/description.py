@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +21,7 @@ class Description:
         request: What is run.
 
     Attributes:
+        id: No other run has it; a resumed run keeps it.
         seconds: How long the run had gone before.
     """
 
@@ -28,6 +30,7 @@ class Description:
         self._earlier = read_description(request.files) if request.resume else {}
         self._started_at = self._earlier.get("started_at", _now())
         self._evidence: dict[str, Any] = {}
+        self.id = str(self._earlier.get("id") or secrets.token_hex(3))
         self.seconds = _seconds_so_far(request, self._earlier) if request.resume else 0.0
 
     def write(self, workers: Sequence[WorkerProcess], seconds: float, exit_code: int | None) -> None:
@@ -46,6 +49,7 @@ class Description:
         self._evidence = self._evidence or _evidence(self._request)
         about = {
             "name": self._request.directory.absolute().name,
+            "id": self.id,
             "command": self._request.command(resume=self._request.resume),
             "started_at": self._started_at,
             "finished_at": None if exit_code is None else _now(),

@@ -17,18 +17,19 @@ from hooke.launch.request import LaunchError
 
 
 @contextlib.contextmanager
-def held(directory: Path) -> Iterator[None]:
-    """Make the run directory, and keep other launchers out of it."""
+def held(directory: Path, folders: tuple[str, ...] = ("workers",)) -> Iterator[None]:
+    """Make the run directory, with `folders` in it, and keep other launchers out of it."""
     try:
-        (directory / "workers").mkdir(parents=True, exist_ok=True)
+        for folder in ("", *folders):
+            (directory / folder).mkdir(parents=True, exist_ok=True)
         descriptor = os.open(directory, os.O_RDONLY)
     except OSError as error:
         raise LaunchError(f"--out must be a directory that can be written. Got: {error}. Choose another.") from None
     try:
         if not _locked(descriptor):
             raise LaunchError(
-                f"--out must be a directory that no other `hooke run` uses. Got {directory}, which one uses now. "
-                "Stop it first, or choose another."
+                f"--out must be a directory that no other `hooke run` or `hooke center` uses. Got {directory}, which "
+                "one uses now. Stop it first, or choose another."
             )
         yield
     finally:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,9 +17,12 @@ from hooke.launch import evidence
 from hooke.launch.description import Description
 from hooke.launch.display import display
 from hooke.launch.folder import held, memory_folder
+from hooke.launch.link import Link, check_reached, quiet
 from hooke.launch.process import WorkerProcess, how_it_ended
 from hooke.launch.progress import Progress
 from hooke.launch.request import LaunchError, Request, make_request
+from hooke.launch.server import ServerProcess
+from hooke.launch.stopping import Stopping
 from hooke.run import Run
 
 if TYPE_CHECKING:
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
 
 STOP_SECONDS = 5.0
 """How long a worker may take to end after SIGTERM."""
-
-_SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "the terminal was closed"}
 
 
 def launch(
@@ -41,6 +41,7 @@ def launch(
     resume: bool = False,
     max_restarts: int = Request.max_restarts,
     checkpoint_every: float = Request.checkpoint_every,
+    link: Link | None = None,
 ) -> int:
     """Train with `workers` processes of a script that share one center; what `hooke run` does.
 
@@ -55,6 +56,7 @@ def launch(
         resume: Continue an interrupted run from its checkpoint.
         max_restarts: How often one worker is started again after a crash.
         checkpoint_every: Seconds between checkpoints of the center.
+        link: Where others reach the center, or where it is. Default: it stays on this machine.
 
     Returns:
         The exit code: 0 if every worker finished, 1 if one failed for good or the center could not be saved, 128 +
@@ -71,6 +73,7 @@ def launch(
         resume=resume,
         max_restarts=max_restarts,
         checkpoint_every=checkpoint_every,
+        link=link,
     )
     with held(request.directory), memory_folder() as memory:
         return _Launch(request, memory / "center").run()
@@ -81,33 +84,40 @@ class _Launch:
 
     def __init__(self, request: Request, center: Path) -> None:
         self._request = request
+        self._link = request.link or Link()
         self._description = Description(request)
         self._run = Run(
             directory=str(request.directory.absolute()),
-            center=str(center),
+            center="" if request.joins else str(center),
             worker=0,
             num_workers=request.workers,
             started=time.monotonic() - self._description.seconds,
             checkpoint_every=request.checkpoint_every,
             resume=request.resume,
+            name=f"{request.directory.absolute().name[:100]}-{self._description.id}",
+            is_shared=bool(self._link.listen or self._link.join),
         )
-        self._center = _loaded(center, request) if request.resume else None
+        self._center = _loaded(center, request) if request.resume and not request.joins else None
         script = [str(request.script), *request.arguments]
         runs = [dataclasses.replace(self._run, worker=number) for number in range(request.workers)]
         self._display = display()
-        self._workers = [WorkerProcess(run, script, self._display.worker_said) for run in runs]
+        more = self._link.environment()
+        self._workers = [WorkerProcess(run, script, self._display.worker_said, more) for run in runs]
+        self._server = self._new_server(center) if self._link.listen else None
         self._progress = Progress(self._run, self._workers, self._display.show)
-        self._signal = 0
-        self._hurry = False
+        self._stopping = Stopping(self._kill_workers)
+        self._waits_for_others = False
         self._saved = time.monotonic()
         self._save_failed = False
 
     def run(self) -> int:
-        with self._handling_signals():
+        with self._stopping.watched():
             try:
-                self._start()
-                self._watch()
-                if self._signal:
+                self._meet()
+                if not self._stopping.signal:
+                    self._start()
+                    self._watch()
+                if self._stopping.signal:
                     self._stop()
                 return self._finish()
             finally:
@@ -116,24 +126,20 @@ class _Launch:
                 if self._center is not None:
                     self._center.close()
 
-    @contextlib.contextmanager
-    def _handling_signals(self) -> Iterator[None]:
-        before = {number: signal.getsignal(number) for number in _SIGNALS}
-        before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}  # nohup
-        try:
-            for number in before:
-                signal.signal(number, self._on_signal)
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _new_server(self, center: Path) -> ServerProcess:
+        log = self._request.directory / "center.log"
+        return ServerProcess(center, log, self._link, self._display.say)
 
-    def _on_signal(self, number: int, _: object) -> None:
-        self._hurry = bool(self._signal)
-        self._signal = self._signal or number
-        if self._hurry:
-            for worker in self._workers:
-                worker.kill()
+    def _meet(self) -> None:
+        """See to it that others can reach the center, or that the center can be reached."""
+        if self._request.joins:
+            quiet()
+            check_reached(self._link, self._say, lambda: bool(self._stopping.signal))
+            self._say(f"the center is at {self._link.join}")
+        if self._server is not None:
+            self._server.start()
+            self._say(f"the center listens at {self._server.url}")
+            self._say(f"start workers elsewhere with:  {self._link.invitation(self._server.url)}")
 
     def _start(self) -> None:
         threads = max(1, evidence.cores() // self._request.workers)
@@ -143,18 +149,33 @@ class _Launch:
         )
         for worker in self._workers:
             worker.start()
-        self._center = self._center or _attach(Path(self._run.center))  # torch is imported while the workers start
+        if not self._request.joins:
+            self._center = self._center or _attach(Path(self._run.center))  # torch is imported while the workers start
         self._describe(None)
 
     def _watch(self) -> None:
-        while any(worker.going for worker in self._workers) and not self._signal:
+        while (any(worker.going for worker in self._workers) or self._others()) and not self._stopping.signal:
             for worker in self._workers:
                 self._tend(worker)
+            if self._server is not None:
+                self._server.tend()
             self._progress.look(self._center, every=0.5)
             if time.monotonic() - self._saved >= self._request.checkpoint_every:
                 self._save()
                 self._describe(None)
             time.sleep(0.05)
+
+    def _others(self) -> int:
+        """How many workers elsewhere still train with the center here, once those of this machine have finished."""
+        if self._server is None or self._center is None:
+            return 0
+        count = sum(member.alive and member.pid == self._server.pid for member in self._center.members())
+        if count and not self._waits_for_others:
+            self._say(
+                f"the workers here have ended; the center stays for {count} elsewhere (Ctrl-C: saves it and ends)"
+            )
+        self._waits_for_others |= count > 0
+        return count
 
     # One worker -----------------------------------------------------------------------------------------------------
 
@@ -187,22 +208,30 @@ class _Launch:
 
     def _stop(self) -> None:
         """End the workers that still go, between two checkpoints of the center: the first is there in any case."""
-        self._say(f"{_SIGNALS[signal.Signals(self._signal)]}: saving the center, stopping the workers (again: at once)")
+        what = "stopping the workers" if self._request.joins else "saving the center, stopping the workers"
+        self._say(f"{self._stopping.word}: {what} (again: at once)")
         self._save()
         for worker in self._workers:
             worker.terminate()
         deadline = time.monotonic() + STOP_SECONDS
-        while any(worker.alive() for worker in self._workers) and time.monotonic() < deadline and not self._hurry:
+        while (
+            any(worker.alive() for worker in self._workers) and time.monotonic() < deadline and not self._stopping.hurry
+        ):
             time.sleep(0.02)
         self._kill()
         for worker in self._workers:
             worker.state = "stopped" if worker.going else worker.state
-        if not self._hurry:
+        if not self._stopping.hurry:
             self._save()
 
-    def _kill(self) -> None:
+    def _kill_workers(self) -> None:
         for worker in self._workers:
             worker.kill()
+
+    def _kill(self) -> None:
+        self._kill_workers()
+        if self._server is not None:
+            self._server.kill()
         while any(worker.alive() for worker in self._workers):
             time.sleep(0.005)
 
@@ -213,7 +242,7 @@ class _Launch:
             self._save()
         trained = self._request.resume or any(worker.began for worker in self._workers)
         done = trained and all(worker.state == "finished" for worker in self._workers) and not self._save_failed
-        code = 128 + self._signal if stopped else 0 if done else 1
+        code = 128 + self._stopping.signal if stopped else 0 if done else 1
         self._describe(code)
         self._display.close()
         for sentence in self._last_words(code):
@@ -232,8 +261,9 @@ class _Launch:
         if saved:
             yield f"the center is in {request.files.center}"
         if code > 1:
-            yield f"continue with:  {request.resume_line()}" if saved else "nothing was trained yet: start it again"
-        elif saved:
+            goes_on = saved or (request.joins and began)
+            yield f"continue with:  {request.resume_line()}" if goes_on else "nothing was trained yet: start it again"
+        elif saved or (request.joins and began):
             yield self._drawn()
 
     def _drawn(self) -> str:
@@ -290,7 +320,7 @@ def _loaded(path: Path, request: Request) -> LocalCenter:
 
 def _misplaced(request: Request) -> str:
     """A hint, where the script was given an option that is hooke's."""
-    ours = ("--workers", "--out", "--resume", "--max-restarts", "--checkpoint-every")
+    ours = ("--workers", "--out", "--resume", "--max-restarts", "--checkpoint-every", "--listen", "--join", "--codec")
     found = [argument for argument in request.arguments if argument.partition("=")[0] in ours]
     return f" {found[0]} went to the script: hooke's own options stand before it." if found else ""
 

@@ -152,6 +152,7 @@ def environment(run: Run) -> dict[str, str]:
     """The environment of a worker: the cores are shared out, unless the user has said how."""
     threads = str(max(1, cores() // run.num_workers))
     defaults = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
+    defaults |= {"GRPC_VERBOSITY": "NONE"}
     return defaults | dict(os.environ) | run.environment() | {"PYTHONUNBUFFERED": "1"}
 
 

@@ -56,6 +56,8 @@ class Meter:
         rate: Examples a second.
         distance: From the center.
         waited: Seconds that exchanges have held up training.
+        missed: Exchanges that did not happen.
+        refused: Exchanges that the center refused.
         center: The newest numbers about the center, by name (`test_loss`, `accuracy`), each with its time.
     """
 
@@ -64,6 +66,8 @@ class Meter:
     rate: float | None = None
     distance: float | None = None
     waited: float = 0.0
+    missed: int = 0
+    refused: int = 0
     center: dict[str, tuple[float, float]] = field(default_factory=dict)
     _examples: deque[tuple[float, float]] = field(default_factory=deque, repr=False)
 
@@ -80,6 +84,10 @@ class Meter:
                 self.distance = value
             elif name == "wait_seconds":
                 self.waited += value
+            elif name == "missed":
+                self.missed += int(value)
+            elif name == "refused":
+                self.refused += int(value)
             elif name == "examples":
                 self._count(row["t"], value)
 
@@ -193,12 +201,13 @@ class Progress:
 
     def _line(self, worker: WorkerProcess) -> Line:
         member, notes = self._members.get(worker.number), []
+        counted = member if member is not None else self._meters[worker.number]  # a center elsewhere is not asked
         if worker.restarts:
             notes.append(f"restarts {worker.restarts}")
-        if member is not None and member.refused:
-            notes.append(f"refused {member.refused}")
-        if member is not None and member.missed:
-            notes.append(f"missed {member.missed}")
+        if counted.refused:
+            notes.append(f"refused {counted.refused}")
+        if counted.missed:
+            notes.append(f"missed {counted.missed}")
         if member is not None and worker.state == "training" and member.heartbeat_age > QUIET_SECONDS:
             notes.append(f"no step for {member.heartbeat_age:.0f} s")
         return Line(f"worker {worker.number}", worker.state, self._meters[worker.number], ", ".join(notes))

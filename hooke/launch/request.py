@@ -11,9 +11,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hooke.run import RunDirectory
+
+if TYPE_CHECKING:
+    from hooke.launch.link import Link
 
 WORKERS = 2
 """The default number of workers: the same on every machine, because what is learned depends on it."""
@@ -38,6 +41,7 @@ class Request:
         resume: Whether the run there is continued.
         max_restarts: How often one worker is started again after a crash.
         checkpoint_every: Seconds between checkpoints of the center.
+        link: Where others reach the center, or where it is; `None`: it stays on this machine.
     """
 
     script: Path
@@ -47,6 +51,12 @@ class Request:
     resume: bool = False
     max_restarts: int = 3
     checkpoint_every: float = 30.0
+    link: Link | None = None
+
+    @property
+    def joins(self) -> bool:
+        """Whether the center is elsewhere."""
+        return self.link is not None and bool(self.link.join)
 
     @property
     def files(self) -> RunDirectory:
@@ -60,6 +70,7 @@ class Request:
         options += ["--max-restarts", str(self.max_restarts)] if self.max_restarts != Request.max_restarts else []
         if self.checkpoint_every != Request.checkpoint_every:
             options += ["--checkpoint-every", f"{self.checkpoint_every:g}"]
+        options += self.link.words() if self.link is not None else []
         return ["hooke", "run", *options, str(self.script), *self.arguments]
 
     def resume_line(self) -> str:
@@ -76,6 +87,7 @@ def make_request(
     resume: bool = False,
     max_restarts: int = Request.max_restarts,
     checkpoint_every: float = Request.checkpoint_every,
+    link: Link | None = None,
 ) -> Request:
     """Check what was asked and fill in what was not.
 
@@ -87,22 +99,33 @@ def make_request(
         resume: Continue an interrupted run.
         max_restarts: How often one worker is started again after a crash.
         checkpoint_every: Seconds between checkpoints of the center.
+        link: Where others reach the center, or where it is.
 
     Raises:
         LaunchError: Something can't be done.
     """
     script = Path(script)
     check_script(script)
-    directory = _resumable(script, out) if resume else _fresh(script, out)
+    joins = link is not None and bool(link.join)
+    directory = _resumable(script, out, joins) if resume else _fresh(script, out)
     if workers is None:
         workers = int(read_description(RunDirectory(directory)).get("workers", WORKERS)) if resume else WORKERS
     if workers < 1:
         raise LaunchError(f"--workers must be 1 or more. Got {workers}. Use e.g. --workers {WORKERS}.")
     if max_restarts < 0:
         raise LaunchError(f"--max-restarts must be 0 or more. Got {max_restarts}. Use 0 to never start a worker again.")
-    if not 0 < checkpoint_every < math.inf:
-        raise LaunchError(f"--checkpoint-every must be above 0 seconds. Got {checkpoint_every:g}. Use e.g. 30.")
-    return Request(script, tuple(arguments), workers, directory, resume, max_restarts, checkpoint_every)
+    check_seconds("--checkpoint-every", checkpoint_every)
+    return Request(script, tuple(arguments), workers, directory, resume, max_restarts, checkpoint_every, link)
+
+
+def check_seconds(option: str, seconds: float) -> None:
+    """Refuse a time that is none.
+
+    Raises:
+        LaunchError: That.
+    """
+    if not 0 < seconds < math.inf:
+        raise LaunchError(f"{option} must be above 0 seconds. Got {seconds:g}. Use e.g. 30.")
 
 
 def read_description(files: RunDirectory) -> dict[str, Any]:
@@ -138,9 +161,7 @@ def check_script(script: Path) -> None:
 def _fresh(script: Path, out: str | Path | None) -> Path:
     """A directory that holds nothing yet, or only the words of a script that could not start."""
     if out is None:
-        name = f"{script.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-        names = [RUNS / name, *(RUNS / f"{name}-{count}" for count in range(2, 100))]
-        return next(path for path in names if not path.exists())
+        return new_directory(script.stem)
     directory = Path(out)
     if directory.exists() and not directory.is_dir():
         raise LaunchError(f"--out must be a directory. Got {directory}, which is a file. Choose another name.")
@@ -152,8 +173,17 @@ def _fresh(script: Path, out: str | Path | None) -> Path:
     return directory
 
 
-def _resumable(script: Path, out: str | Path | None) -> Path:
-    """A directory with a checkpoint of the center."""
+def new_directory(name: str) -> Path:
+    """A path under `runs/` that nothing has yet."""
+    name = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    paths = [RUNS / name, *(RUNS / f"{name}-{count}" for count in range(2, 100))]
+    return next(path for path in paths if not path.exists())
+
+
+def _resumable(script: Path, out: str | Path | None, joins: bool) -> Path:
+    """A directory with a checkpoint of the center; of a run that joined a center elsewhere, with its description."""
+    if joins:
+        return _joined_before(script, out)
     if out is not None:
         if RunDirectory(Path(out)).center.is_file():
             return Path(out)
@@ -161,11 +191,28 @@ def _resumable(script: Path, out: str | Path | None) -> Path:
             f"--resume needs a checkpoint of the center. Got {out}, which has no center.safetensors. "
             "Point --out to another run, or start anew without --resume."
         )
-    named = re.compile(re.escape(script.stem) + r"-\d{8}-\d{6}(-\d+)?")
-    runs = [path for path in RUNS.glob("*") if named.fullmatch(path.name) and RunDirectory(path).center.is_file()]
+    runs = [path for path in _runs_of(script) if RunDirectory(path).center.is_file()]
     if not runs:
         raise LaunchError(
             f"--resume needs an earlier run. Got none of {script.name} with a checkpoint under {RUNS}/. "
             "Name its directory with --out DIR, or start anew without --resume."
         )
     return max(runs, key=lambda path: RunDirectory(path).center.stat().st_mtime)
+
+
+def _joined_before(script: Path, out: str | Path | None) -> Path:
+    runs = _runs_of(script) if out is None else [Path(out)]
+    runs = [path for path in runs if RunDirectory(path).description.is_file()]
+    if not runs:
+        where = f"of {script.name} under {RUNS}/" if out is None else f"in {out}"
+        raise LaunchError(
+            f"--resume needs an earlier run. Got none {where}. "
+            "Name its directory with --out DIR, or start anew without --resume."
+        )
+    return max(runs, key=lambda path: RunDirectory(path).description.stat().st_mtime)
+
+
+def _runs_of(script: Path) -> list[Path]:
+    """The directories that were made for a script."""
+    named = re.compile(re.escape(script.stem) + r"-\d{8}-\d{6}(-\d+)?")
+    return [path for path in RUNS.glob("*") if named.fullmatch(path.name)]

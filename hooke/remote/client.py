@@ -518,7 +518,7 @@ def connect(
     timeout: float = 60.0,
     wait: float = 0.0,
     name: str | None = None,
-    insecure: bool = False,
+    insecure: bool | None = None,
 ) -> RemoteCenter:
     """A center on another machine, for one worker.
 
@@ -536,11 +536,12 @@ def connect(
         wait: Seconds to wait for a center that is not up yet.
         name: What the center calls this worker; a worker of the same name takes the place of the one before. Default:
             machine and process.
-        insecure: Send a token in the clear beyond this machine.
+        insecure: Send a token in the clear beyond this machine. Default: whether HOOKE_INSECURE is 1.
 
     Raises:
         ValueError: A setting that can't be.
-        OSError: The center can't be reached, or turns this worker away. The message says what to do.
+        OSError: The center can't be reached, or turns this worker away; `PermissionError` where waiting does not help.
+            The message says what to do.
 
     Example:
         ```python
@@ -558,13 +559,15 @@ def connect(
     if not timeout > 0:
         raise ValueError(f"connect: timeout must be above 0 seconds. Got {timeout}. Use e.g. 60.")
     address = Address.of(url)
+    insecure = os.environ.get("HOOKE_INSECURE") == "1" if insecure is None else insecure
     if token is not None and not (address.tls or insecure or is_loopback(address.host)):
         raise ValueError(
-            f"connect: a token must not travel in the clear. Got {url}. Use grpc+tls://, or say insecure=True."
+            f"connect: a token must not travel in the clear. Got {url}. Use grpc+tls://, or say insecure=True "
+            "(--insecure)."
         )
     made = codec_of(codec or os.environ.get("HOOKE_CODEC") or "float32")
     center = RemoteCenter(Wire(address, token=token, timeout=timeout, **files), made, name or _own_name())
-    _greet(center, wait, files["authority"])
+    _greet(center, wait, files)
     return center
 
 
@@ -572,7 +575,7 @@ def _own_name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
 
 
-def _greet(center: RemoteCenter, wait: float, authority: str | Path | None) -> None:
+def _greet(center: RemoteCenter, wait: float, files: Mapping[str, str | Path | None]) -> None:
     """Make sure that a center of this protocol answers, and say what is wrong if none does."""
     wire, deadline = center._wire, time.monotonic() + wait
     while True:
@@ -583,6 +586,9 @@ def _greet(center: RemoteCenter, wait: float, authority: str | Path | None) -> N
             raise
         except OSError as error:
             wire.hang_up()
+            why = diagnosis(wire.address, **files)
+            if why is not None and not why.may_pass:
+                raise PermissionError(why.sentence) from None
             if time.monotonic() >= deadline:
-                raise type(error)(diagnosis(wire.address, authority) or str(error)) from None
+                raise type(error)(str(error) if why is None else why.sentence) from None
             time.sleep(0.5)

@@ -79,7 +79,7 @@ def check_exposure(host: str, *, token: str | None, certificate: object, insecur
     )
     raise ValueError(
         f"serve: beyond this machine a token and TLS are needed. Got {host} without {lacks}. Give them (`hooke "
-        "certificate DIR` makes certificates), listen on 127.0.0.1, or say insecure=True."
+        "certificate DIR` makes them), listen on 127.0.0.1, or say insecure=True (--insecure)."
     )
 
 

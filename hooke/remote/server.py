@@ -130,8 +130,14 @@ def serve(
             f"serve: {listen} must be an address of this machine with a free port. Got: {_first_line(error)}. Use "
             "another port, or port 0."
         ) from None
-    reached = socket.getfqdn() if host in ("0.0.0.0", "[::]") else host
+    reached = _own_name() if host in ("0.0.0.0", "[::]") else host
     return CenterServer(service, f"{scheme}://{reached}:{service.port}", center)
+
+
+def _own_name() -> str:
+    """What other machines call this one; some call themselves localhost in full."""
+    name = socket.getfqdn()
+    return socket.gethostname() if name.startswith("localhost") else name
 
 
 def _address(listen: str) -> tuple[str, int]:

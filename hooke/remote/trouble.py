@@ -85,46 +85,92 @@ def _busy(kind: str, sentence: str) -> str:
     return sentence if kind == BUSY else f"{sentence} The center said so."
 
 
-def diagnosis(address: Address, authority: str | Path | None) -> str | None:
+@dataclass(frozen=True)
+class Diagnosis:
+    """Why nobody answers.
+
+    Attributes:
+        sentence: For people.
+        may_pass: Whether waiting may help; a certificate that can't be trusted stays so.
+    """
+
+    sentence: str
+    may_pass: bool
+
+
+def diagnosis(
+    address: Address,
+    authority: str | Path | None,
+    certificate: str | Path | None = None,
+    key: str | Path | None = None,
+) -> Diagnosis | None:
     """Why nobody answers there, as far as can be seen from here; `None` if a center seems to listen."""
     where = f"connect: {address.url}"
     try:
         with socket.create_connection((address.host, address.port), PROBE_SECONDS) as plain:
-            return _greeted(plain, address, authority)
+            said = _greeted(plain, address, authority, certificate, key)
+            return None if said is None else Diagnosis(f"{where} {said}", False)
     except socket.gaierror:
-        return f"{where} must name a machine. Got {address.host}, which no name server knows. Check the spelling."
+        said = f"must name a machine. Got {address.host}, which no name server knows. Check the spelling."
     except ConnectionRefusedError:
-        return (
-            f"{where} must be where a center listens. Got a machine where nobody listens on port {address.port}. Start "
-            "the center first (hooke center, or hooke run --listen), and check the port that it printed."
+        said = (
+            f"must be where a center listens. Got a machine where nobody listens on port {address.port}. Start the "
+            "center first (hooke center, or hooke run --listen), and check the port that it printed."
         )
     except TimeoutError:
-        return (
-            f"{where} must be reachable. Got no answer within {PROBE_SECONDS:g} seconds. Check the address, and that "
-            f"the firewall lets TCP port {address.port} in."
+        said = (
+            f"must be reachable. Got no answer within {PROBE_SECONDS:g} seconds. Check the address, and that the "
+            f"firewall lets TCP port {address.port} in."
         )
     except OSError as error:
-        return f"{where} must be reachable. Got: {error.strerror or error}. Check the network."
+        said = f"must be reachable. Got: {error.strerror or error}. Check the network."
+    return Diagnosis(f"{where} {said}", True)
 
 
-def _greeted(plain: socket.socket, address: Address, authority: str | Path | None) -> str | None:
+def _greeted(
+    plain: socket.socket,
+    address: Address,
+    authority: str | Path | None,
+    certificate: str | Path | None,
+    key: str | Path | None,
+) -> str | None:
     """Try to speak TLS."""
     context = ssl.create_default_context(cafile=None if authority is None else str(authority))
     context.set_alpn_protocols(["h2"])
     if not address.tls:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    where = f"connect: {address.url}"
+    elif certificate is not None:
+        try:
+            context.load_cert_chain(certificate, key)
+        except (ssl.SSLError, OSError):
+            return "wants to know this worker. Got a certificate and a key that don't belong together. Pass a pair."
     try:
-        with context.wrap_socket(plain, server_hostname=address.host):
+        with context.wrap_socket(plain, server_hostname=address.host) as secure:
             if address.tls:
-                return None
-            return f"{where} must speak in the clear. Got a center that speaks TLS. Use grpc+tls:// and authority=..."
+                return _let_in(secure, certificate)
+            return "must speak in the clear. Got a center that speaks TLS. Use grpc+tls:// and authority=..."
     except ssl.SSLCertVerificationError as error:
-        return f"{where} must show a certificate that can be trusted. Got one that can't: {_verdict(error, address)}"
+        return f"must show a certificate that can be trusted. Got one that can't: {_verdict(error, address)}"
     except (ssl.SSLError, ConnectionError, TimeoutError):
         if not address.tls:
             return None
-        return f"{where} must speak TLS. Got a center that does not. Use grpc://, or start it with a certificate."
+        return "must speak TLS. Got a center that does not. Use grpc://, or start it with a certificate."
+
+
+def _let_in(secure: ssl.SSLSocket, certificate: str | Path | None) -> str | None:
+    """Whether the center goes on after the handshake: it speaks first, unless it misses the worker's certificate."""
+    try:
+        if secure.recv(1):
+            return None
+    except TimeoutError:
+        return None
+    except (ssl.SSLError, ConnectionError):
+        pass
+    brought = "none" if certificate is None else f"{certificate}, which it does not trust"
+    return (
+        f"asks workers for a certificate of their own. Got {brought}. Pass certificate= and key=: the client.pem and "
+        "client.key that `hooke certificate DIR` made together with its own."
+    )
 
 
 def _verdict(error: ssl.SSLCertVerificationError, address: Address) -> str:

@@ -318,7 +318,7 @@ def test_a_killed_launcher_takes_its_workers_along_and_the_next_one_sweeps_and_r
     until(lambda: (hooke.folder / "a" / "center.safetensors").exists() and len(hooke.rows("a", 1)) > 3)
 
     code, _, err = hooke.run("--resume", "--out", "a", "train.py", "1")
-    assert code == 2 and "no other `hooke run` uses. Got a, which one uses now. Stop it first" in err
+    assert code == 2 and "no other `hooke run` or `hooke center` uses. Got a, which one uses now. Stop it first" in err
 
     process.kill()
     process.communicate()
