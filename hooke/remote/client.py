@@ -45,15 +45,22 @@ class Pending:
         number: Its number.
         region: Which part of x.
         rule: By which rule.
+        start: The worker's own memory of that part. It stays until all of the reply is there.
         coded: What was sent of each block, where the codec rounds.
-        done: Blocks whose correction has arrived.
+        done: Blocks (start, stop) whose correction has arrived.
     """
 
     number: int
     region: slice
     rule: Rule
+    start: State
     coded: dict[int, Tensor] = field(default_factory=dict)
-    done: set[int] = field(default_factory=set)
+    done: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the rule counts the worker's way from a start."""
+        return bool(self.start)
 
 
 class RemoteCenter:
@@ -88,6 +95,7 @@ class RemoteCenter:
         self._owed: list[tuple[int, Tensor]] = []
         self._numbers: dict[str, Any] = {}
         self._is_lost = False
+        self._returns = 0
         self._step = 0
         self._loss: float | None = None
         self._rule: Rule = EASGD()
@@ -214,31 +222,25 @@ class RemoteCenter:
         region = extent(x, start, spec.numel)
         check_vector(x, region.stop - region.start)
         out = torch.empty_like(x) if out is None else out
-        with self._lock, self._trying():
+        with self._trying():
             self._rule = rule
             self._recover(x, state, region)
             owed = self._owed_in(region)
             if owed is not None:
-                self._send(x - owed, rule, out, region)
+                self._send(x - owed, rule, state, out, region)
                 out.add_(owed)
                 self._settle_owed(region)
             else:
-                self._send(x, rule, out, region)
-            for vector in state:
-                assert self._base is not None
-                vector.copy_(self._base[region])
+                self._send(x, rule, state, out, region)
         return out
 
     def exchange_(self, x: Float[Tensor, " m"], rule: Rule, state: State = (), *, start: int | None = None) -> None:
         """As `exchange`, and subtract the correction from x."""
         x.sub_(self.exchange(x, rule, state, start=start))
 
-    def _send(self, x: Tensor, rule: Rule, out: Tensor, region: slice) -> None:
+    def _send(self, x: Tensor, rule: Rule, state: State, out: Tensor, region: slice) -> None:
         """One exchange, its reply written into `out`."""
-        remembers = bool(rule.init(x[:0]))
-        if self._codec.is_exact and not remembers:
-            self._base = None  # never needed again: a vector less
-        pending = Pending(self._number + 1, region, rule)
+        pending = Pending(self._number + 1, region, rule, self._start(rule, x, state, region))
         header = {
             "session": self._session,
             "number": pending.number,
@@ -251,70 +253,111 @@ class RemoteCenter:
         try:
             with self._wire.stream(protocol.EXCHANGE, **header) as (writer, reader):
                 for _, first, end in blocks_in(self._blocks, region):
-                    coded = self._coded(x[first - region.start : end - region.start], first, end)
-                    if not self._codec.is_exact:
-                        pending.coded[first] = coded
+                    coded = self._coded(x[first - region.start : end - region.start], first, end, pending)
                     self.bytes_sent += send_block(writer, first, coded)
                 writer.done_writing()
-                self._take_reply(received(reader), pending, out, x if self._codec.is_exact and remembers else None)
+                self._take_reply(received(reader), pending, out)
         except (Refused, ValueError, SessionUnknown):
-            self._pending = None  # the center has said that it did not do it
+            if not pending.done:  # the center has said that it did not do it
+                self._give_up(pending)
             raise
 
-    def _coded(self, x: Tensor, first: int, end: int) -> Tensor:
-        if self._codec.is_exact:
-            return self._codec.encode(x)
-        assert self._base is not None
-        return self._codec.encode(x - self._base[first:end])
+    def _start(self, rule: Rule, x: Tensor, state: State, region: slice) -> State:
+        """What the worker remembers, if the rule does."""
+        if not rule.init(x[:0]):
+            if self._codec.is_exact:
+                self._base = None  # never needed again: a vector less
+            return ()
+        if self._base is None:
+            raise ValueError(
+                f"connect: one rule serves for a worker's life. Got {type(rule).__name__}, which remembers where the "
+                "worker started, after one that does not. Join again."
+            )
+        return state or (self._base[region].clone(),)
 
-    def _take_reply(self, items: Iterator[Any], pending: Pending, out: Tensor, x: Tensor | None = None) -> None:
-        """Corrections into `out`; the base follows, as at the center. `x`: what it was, if the base needs it."""
-        region = pending.region
-        expected = {first: end for _, first, end in blocks_in(self._blocks, region)}
-        for item in items:
-            if isinstance(item, dict):
-                self._numbers = {**self._numbers, **item}
-                continue
-            _, first, coded = item
-            end = expected.pop(first, None)
-            if end is None:
-                raise protocol.ProtocolError("a block that was not asked for.")
-            here = slice(first - region.start, end - region.start)
-            before = None if x is None else x[here].clone()
-            correction = self._codec.decode(coded, out[here])
-            self.bytes_received += coded.numel()
-            if first not in pending.done:
-                pending.done.add(first)
-                self._follow(pending, first, end, correction, before)
-        if expected:
-            raise ConnectionError(f"connect: the reply of {self.url} was cut. Got all but {len(expected)} blocks.")
+    def _coded(self, x: Tensor, first: int, end: int, pending: Pending) -> Tensor:
+        """What is sent of one block; what the base needs of it later is kept."""
+        if not self._codec.is_exact:
+            assert self._base is not None
+            pending.coded[first] = self._codec.encode(x - self._base[first:end])
+            return pending.coded[first]
+        if self._base is not None:
+            self._base[first:end].copy_(x)  # where it started from is in the worker's own memory
+        return self._codec.encode(x)
+
+    def _take_reply(self, items: Iterator[Any], pending: Pending, out: Tensor) -> None:
+        """Corrections into `out`; the base follows, as at the center.
+
+        What has arrived of a reply that is cut is owed to the worker.
+        """
+        known, region = frozenset(pending.done), pending.region
+        missing = {first: end for _, first, end in blocks_in(self._blocks, region)}
+        try:
+            for item in items:
+                if isinstance(item, dict):
+                    self._numbers = {**self._numbers, **item}
+                    continue
+                _, first, coded = item
+                end = missing.pop(first, None)
+                if end is None:
+                    raise protocol.ProtocolError("a block that was not asked for.")
+                self.bytes_received += coded.numel()
+                self._take_block(pending, first, end, coded, out[first - region.start : end - region.start])
+            if missing:
+                raise ConnectionError(f"connect: the reply of {self.url} was cut. Got all but {len(missing)} blocks.")
+        except BaseException:
+            self._owe(pending, out, known)
+            raise
         self._number, self._pending = pending.number, None
+        self._tell(pending, region)
 
-    def _follow(self, pending: Pending, first: int, end: int, correction: Tensor, before: Tensor | None) -> None:
+    def _take_block(self, pending: Pending, first: int, end: int, coded: Tensor, out: Tensor) -> None:
+        """One block of a reply; without bytes: the center has left it out."""
+        if coded.numel() not in (0, self._codec.size(end - first)):
+            raise protocol.ProtocolError("a block of another size.")
+        correction = self._codec.decode(coded, out) if coded.numel() else out.zero_()
+        if first not in pending.done:
+            pending.done[first] = end
+            self._follow(pending, first, end, correction, was_left_out=not coded.numel())
+
+    def _follow(self, pending: Pending, first: int, end: int, correction: Tensor, *, was_left_out: bool) -> None:
         """The base of one block, after the exchange."""
         if self._base is None:
             return
-        base = self._base[first:end]
-        if not self._codec.is_exact:
-            base.add_(self._codec.decode(pending.coded.pop(first), torch.empty_like(base)))
-        elif before is not None:
-            base.copy_(before)
-        else:
-            return  # the x of then is gone; the next exchange says where the worker starts from
         assert self._spec is not None
-        remembers = bool(pending.rule.init(base[:0])) and first < self._spec.parameters_end
-        base.copy_(told_of(pending.rule, base, correction) if remembers else base - correction)
+        base, sent = self._base[first:end], pending.coded.pop(first, None)
+        counts_ways = pending.remembers and first < self._spec.parameters_end
+        if was_left_out and counts_ways:
+            if sent is None:
+                base.copy_(pending.start[0][first - pending.region.start : end - pending.region.start])
+            return  # the way goes on from the same start
+        if sent is not None:
+            base.add_(self._codec.decode(sent, torch.empty_like(base)))
+        base.copy_(told_of(pending.rule, base, correction) if counts_ways else base - correction)
+
+    def _tell(self, pending: Pending, part: slice) -> None:
+        """Let the worker remember what the base says of that part."""
+        for vector in pending.start:
+            assert self._base is not None
+            vector[part.start - pending.region.start : part.stop - pending.region.start].copy_(self._base[part])
 
     # After a failure --------------------------------------------------------------------------------------------------
 
     @contextmanager
     def _trying(self) -> Iterator[None]:
         """Don't try again at once where the last try failed."""
+        until = time.monotonic() + self._wire.timeout
         wait = self._next_try - time.monotonic()
         if wait > 0:
             raise ConnectionError(f"{self._last_failure} The next try is in {wait:.1f} s; the worker trains on.")
+        if not self._lock.acquire(timeout=self._wire.timeout):
+            raise TimeoutError(
+                f"connect: one call at a time may wait for {self.url}. Got none free for {self._wire.timeout:g} "
+                "seconds. Look at the center."
+            )
         try:
-            yield
+            with self._wire.ending(until):
+                yield
         except Refused:
             raise
         except OSError as error:
@@ -322,35 +365,59 @@ class RemoteCenter:
             if not isinstance(error, SessionUnknown):
                 self._wire.hang_up()
             self._failures += 1
-            pause = min(LONGEST_PAUSE, 0.25 * 2**self._failures) * random.uniform(0.5, 1.0)
+            pause = min(LONGEST_PAUSE, 0.25 * 2 ** min(self._failures, 10)) * random.uniform(0.5, 1.0)
+            if isinstance(error, TimeoutError):
+                pause = LONGEST_PAUSE  # each try may cost as much again; a sign of life ends the pause
             self._next_try, self._last_failure = time.monotonic() + pause, str(error)
             raise
+        finally:
+            self._lock.release()
         self._failures, self._next_try = 0, 0.0
 
     def _recover(self, x: Tensor | None, state: State, region: slice) -> None:
         """Clear up what the last failure left, so that this exchange may begin."""
-        if self._is_lost:
-            self._return(x)
         if self._pending is not None:
             try:
                 self._ask_for_reply(self._pending)
             except SessionUnknown:
-                self._return(x)
+                self._give_up(self._pending)  # what it did all the same, nobody can say any more
+                self._is_lost = True
+        if self._is_lost:
+            self._return(x)
         if state and self._base is not None and not torch.equal(state[0], self._base[region]):
             self._base[region].copy_(state[0])  # the worker was resumed, and starts from where it says
             self._return(x)
 
     def _ask_for_reply(self, pending: Pending) -> None:
         """Whether the center did it; then its correction is owed to the worker."""
-        correction = torch.empty(pending.region.stop - pending.region.start)
         header = {"session": self._session, "number": pending.number}
         with self._wire.stream(protocol.REPLY, **header) as (writer, reader):
             writer.done_writing()
-            items = received(reader)
+            items, known = received(reader), frozenset(pending.done)
             if _said(items)["applied"]:
+                correction = torch.empty(pending.region.stop - pending.region.start)
                 self._take_reply(items, pending, correction)
-                self._owed.append((pending.region.start, correction))
-        self._number, self._pending = pending.number, None
+                self._owe(pending, correction, known)
+            else:
+                self._give_up(pending)
+                self._number = pending.number
+
+    def _owe(self, pending: Pending, correction: Tensor, known: frozenset[int]) -> None:
+        """Keep the blocks of a correction that came too late, or without the others, but for those that were known."""
+        for first, end in pending.done.items():
+            if first not in known:
+                here = slice(first - pending.region.start, end - pending.region.start)
+                self._owed.append((first, correction[here].clone()))
+
+    def _give_up(self, pending: Pending) -> None:
+        """The exchange did not happen: the worker starts from where it did, but for blocks whose reply has arrived."""
+        for _, first, end in blocks_in(self._blocks, pending.region):
+            here = slice(first - pending.region.start, end - pending.region.start)
+            if first in pending.done:
+                self._tell(pending, slice(first, end))
+            elif pending.remembers and self._base is not None:
+                self._base[first:end].copy_(pending.start[0][here])
+        self._pending = None
 
     def _owed_in(self, region: slice) -> Tensor | None:
         """The corrections of before that lie in the region; `None` where there are none."""
@@ -377,17 +444,24 @@ class RemoteCenter:
         spec = self._joined()
         told = self._base if self._base is not None else x if x is not None and x.numel() == spec.numel else None
         header = {**self._introduction(self._session, spec), "number": self._number, "rule": rule_to_plain(self._rule)}
-        with self._wire.stream(protocol.RETURN, **header) as (writer, reader):
-            items = received(reader)
-            ready = _said(items)["ready"]
-            if told is None and not ready:
-                raise ConnectionError(
-                    f"connect: {self.url} must still have its center. Got an empty one. Start it with its checkpoint."
-                )
-            self._upload(writer, self._blocks, (torch.zeros(spec.numel) if told is None else told,))
-            writer.done_writing()
-            self._numbers = {**self._numbers, **_said(items)}
-        self._pending, self._is_lost = None, False
+        try:
+            with self._wire.stream(protocol.RETURN, **header) as (writer, reader):
+                items = received(reader)
+                ready = _said(items)["ready"]
+                if told is None and not ready:
+                    raise ConnectionError(
+                        f"connect: {self.url} must still have its center. Got an empty one. Start it with its "
+                        "checkpoint."
+                    )
+                self._upload(writer, self._blocks, (torch.zeros(spec.numel) if told is None else told,))
+                writer.done_writing()
+                self._numbers = {**self._numbers, **_said(items)}
+        except Refused:
+            raise
+        except ValueError as error:  # another model, another protocol: nothing that training must end for
+            raise ConnectionError(str(error)) from None
+        self._is_lost = False
+        self._returns += 1
 
     # The center's values ----------------------------------------------------------------------------------------------
 
@@ -399,7 +473,7 @@ class RemoteCenter:
         """
         spec = self._joined()
         out = torch.empty(spec.numel) if out is None else out
-        with self._lock, self._trying():
+        with self._trying():
             if self._is_lost or self._pending is not None:
                 self._recover(None, (), slice(0, spec.numel))
             with self._wire.stream(protocol.PULL, session=self._session) as (writer, reader):
@@ -473,6 +547,7 @@ class RemoteCenter:
 
     def _beat_now(self) -> None:
         """Say that the worker lives; a center that answers again is tried again at once."""
+        returns = self._returns
         try:
             self._numbers = {
                 **self._numbers,
@@ -480,7 +555,8 @@ class RemoteCenter:
             }
             self._next_try = 0.0
         except SessionUnknown:
-            self._is_lost, self._next_try = True, 0.0
+            if returns == self._returns:  # and the worker has not come back meanwhile
+                self._is_lost, self._next_try = True, 0.0
         except (OSError, ValueError):
             pass
 

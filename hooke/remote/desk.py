@@ -9,15 +9,14 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from hooke.center import LocalCenter
+from hooke.center import HEARTBEAT_SECONDS, LocalCenter
 from hooke.remote.link import Link
 from hooke.remote.protocol import BUSY, UNKNOWN, VERSION, wire_error
+from hooke.remote.sound import check_sound
 from hooke.spec import CenterSpec
 
 FORGET_SECONDS = 600.0
 """A worker that is silent for so long loses its place and its memory here; it may return all the same."""
-
-MAX_PARAMETERS = 20_000_000_000
 
 
 class Desk:
@@ -31,8 +30,9 @@ class Desk:
 
     def __init__(self, center: LocalCenter, *, max_workers: int, max_requests: float) -> None:
         self._center = center
-        self._max_workers, self._max_requests = max_workers, max_requests
+        self.max_workers, self._max_requests = max_workers, max_requests
         self._links: dict[str, Link] = {}
+        self._coming: set[str] = set()
         self._budgets: dict[str, tuple[float, float]] = {}
         self._refusals: Counter[str] = Counter()
         self._lock = threading.RLock()
@@ -41,79 +41,114 @@ class Desk:
     # Who comes and goes -----------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def joining(self, name: str) -> Iterator[LocalCenter]:
-        """A handle for a worker that joins; whoever had its name goes, and whoever was silent for long."""
-        with self._lock:
-            self._forget(name)
-            if len(self._links) >= self._max_workers:
-                raise wire_error(
-                    BUSY,
-                    f"serve: at most {self._max_workers} workers may come. Got one more. Raise max_workers.",
-                )
+    def joining(self, session: str) -> Iterator[LocalCenter]:
+        """A handle for a worker that joins."""
         handle = LocalCenter(self._center.path)
         try:
             yield handle
         except BaseException:
             handle.close()
             raise
+        finally:
+            with self._lock:
+                self._coming.discard(session)
+
+    def make_room(self, session: str, name: str, *, is_new: bool) -> None:
+        """Let go whoever was silent for long, and whoever had the name of a new worker.
+
+        Raises:
+            FlightServerError: There is no room, or a worker that returns finds another one with its name.
+        """
+        with self._lock:
+            same = [link for link in self._links.values() if link.session != session and name and link.name == name]
+            if same and not is_new and time.monotonic() - same[0].heard < HEARTBEAT_SECONDS:
+                raise wire_error(
+                    BUSY,
+                    f"serve: each worker must have a name of its own. Got two called {name}; the other one came later, "
+                    "and stays. Connect with another name.",
+                )
+            gone = {link.session for link in same} | {session} | self._silent()
+            if len((self._links.keys() - gone) | self._coming) >= self.max_workers:
+                raise wire_error(
+                    BUSY, f"serve: at most {self.max_workers} workers may come. Got one more. Raise max_workers."
+                )
+            links = [self._links.pop(old) for old in gone & self._links.keys()]
+            self._coming.add(session)
+        for link in links:
+            link.leave()
 
     def add(self, link: Link) -> Link:
         """Know a worker that has joined."""
         with self._lock:
-            self._drop(link.session)
+            before = self._links.get(link.session)
             self._links[link.session] = link
+        if before is not None:
+            before.leave()
         return link
 
     def link(self, session: str) -> Link:
         """The worker of that session, which asks for something.
 
         Raises:
-            FlightServerError: It is not known here, or asks too often.
+            FlightServerError: It is not known here.
         """
         with self._lock:
             link = self._links.get(session)
-            if link is None:
-                raise wire_error(
-                    UNKNOWN, "serve: this worker is not known here. Got a session of before. It may return."
-                )
-            self._spend(session)
+        if link is None:
+            raise wire_error(UNKNOWN, "serve: this worker is not known here. Got a session of before. It may return.")
         link.heard = time.monotonic()
         return link
+
+    def knows(self, session: str) -> bool:
+        """Whether a worker of that session is here."""
+        with self._lock:
+            return session in self._links
 
     def leave(self, link: Link, *, finished: bool) -> None:
         """A worker goes."""
         with self._lock:
-            link.center.leave(finished=finished)
-            self._drop(link.session)
+            if self._links.get(link.session) is link:
+                del self._links[link.session]
+        link.leave(finished=finished)
+
+    def forget_silent(self) -> None:
+        """Let go of the memory of workers that have been silent for long."""
+        with self._lock:
+            links = [self._links.pop(session) for session in self._silent()]
+            self._budgets = {whose: budget for whose, budget in self._budgets.items() if not self._is_full(budget)}
+        for link in links:
+            link.leave()
 
     def close(self) -> None:
         """All go; the center stays."""
         with self._lock:
-            for session in list(self._links):
-                self._drop(session)
+            links, self._links = list(self._links.values()), {}
+        for link in links:
+            link.leave()
 
-    def _forget(self, name: str) -> None:
+    def _silent(self) -> set[str]:
+        before = time.monotonic() - FORGET_SECONDS
+        return {session for session, link in self._links.items() if link.heard < before}
+
+    def spend(self, whose: str) -> None:
+        """One request of a worker's budget, which fills again with time; two seconds' worth at most.
+
+        Raises:
+            FlightServerError: It asks too often.
+        """
         now = time.monotonic()
-        for session, link in list(self._links.items()):
-            if (name and link.name == name) or now - link.heard > FORGET_SECONDS:
-                self._drop(session)
-
-    def _drop(self, session: str) -> None:
-        link = self._links.pop(session, None)
-        self._budgets.pop(session, None)
-        if link is not None:
-            link.center.close()
-
-    def _spend(self, session: str) -> None:
-        """One request of a worker's budget, which fills again with time; two seconds' worth at most."""
-        now = time.monotonic()
-        left, since = self._budgets.get(session, (2 * self._max_requests, now))
-        left = min(2 * self._max_requests, left + (now - since) * self._max_requests)
+        with self._lock:
+            left, since = self._budgets.get(whose, (2 * self._max_requests, now))
+            left = min(2 * self._max_requests, left + (now - since) * self._max_requests)
+            self._budgets[whose] = (max(0.0, left - 1), now)
         if left < 1:
             raise wire_error(
                 BUSY, f"serve: a worker may ask {self._max_requests:g} times a second. Got more. Raise max_requests."
             )
-        self._budgets[session] = (left - 1, now)
+
+    def _is_full(self, budget: tuple[float, float]) -> bool:
+        left, since = budget
+        return left + (time.monotonic() - since) * self._max_requests >= 2 * self._max_requests
 
     # What is checked --------------------------------------------------------------------------------------------------
 
@@ -125,11 +160,8 @@ class Desk:
         """
         if self._center.ready:
             self._center.spec.check_same(spec)
-        elif not 0 <= spec.parameters_end <= spec.numel <= MAX_PARAMETERS:
-            raise ValueError(
-                f"serve: a center holds at most {MAX_PARAMETERS:,} values. Got {spec.numel}, of which "
-                f"{spec.parameters_end} are parameters. Split the model over several centers."
-            )
+        else:
+            check_sound(spec)
 
     def turned_away(self) -> None:
         """Somebody came without the token."""

@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 from hooke.center import LocalCenter, blocks_in, blocks_of
-from hooke.codec import Codec, codec_of
+from hooke.codec import Codec
 from hooke.remote.coded import Coded
-from hooke.remote.protocol import ProtocolError
+from hooke.remote.protocol import UNKNOWN, ProtocolError, wire_error
 from hooke.rule import Rule, State
 from hooke.spec import CenterSpec, Refused, check_finite
 
 Block = tuple[int, Tensor]
-"""Where it begins in the whole vector, and its bytes."""
+"""Where it begins in the whole vector, and its bytes; none: it was left out, and its correction is zero."""
+
+_LEFT_OUT = torch.empty(0, dtype=torch.uint8)
 
 
 class Upload:
@@ -111,6 +113,7 @@ class Link:
     traffic: Traffic = field(default_factory=Traffic)
     heard: float = field(default_factory=time.monotonic)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    is_gone: bool = False
     _owed: list[Block] | None = None
     _blocks: list[tuple[int, int, int]] = field(default_factory=list)
 
@@ -148,23 +151,37 @@ class Link:
         """
         upload.check_whole()
         with self.lock:
-            if number != self.number + 1:
-                raise ProtocolError(
-                    f"serve: exchanges must come in order. Got number {number} after {self.number}. Let the worker "
-                    "ask for the reply it misses."
-                )
+            self._check_order(number)
             x, region = upload.x, upload.region
             self.spec.check_rule(rule.center_memory)
             check_finite(x, region.stop - region.start)
+            if rule.init(x[:0]):
+                self._known()
+            elif self.codec.is_exact:
+                self.base = None  # never needed again: a vector less
             if rule.follows_leader:
                 self.center.report(loss)
-            if self.codec.is_exact and not rule.init(x[:0]):
-                self.base = None  # never needed again: a vector less
-            self._owed = []
-            for start, coded in self._applied(x, region, rule):
-                self._owed.append((start, coded))
-                emit((start, coded))
-            self.number, self.seen = number, self.center.exchanges
+            self._owed = owed = []
+            try:
+                for block in self._applied(x, region, rule):
+                    owed.append(block)
+                    emit(block)
+            finally:  # also where memory ran out half way: what is done is told, and all else is left out
+                done = {start for start, _ in owed}
+                owed += [(first, _LEFT_OUT) for _, first, _ in blocks_in(self._blocks, region) if first not in done]
+                self.number, self.seen = number, self.center.exchanges
+
+    def _check_here(self) -> None:
+        if self.is_gone:
+            raise wire_error(UNKNOWN, "serve: this worker has left, or come back anew. Got a request of before.")
+
+    def _check_order(self, number: int) -> None:
+        self._check_here()
+        if number != self.number + 1:
+            raise ProtocolError(
+                f"serve: exchanges must come in order. Got number {number} after {self.number}. Let the worker ask for "
+                "the reply it misses."
+            )
 
     def _applied(self, x: Tensor, region: slice, rule: Rule) -> Iterator[Block]:
         """The coded correction, block by block, while the center absorbs and the base follows the worker."""
@@ -173,11 +190,18 @@ class Link:
         own = self._beside(region, remembers)
         if own is not None:
             own.copy_(x[x.numel() - own.numel() :])
-        acting = rule if self.codec.is_exact else Coded(rule, self.codec)
+        acting, missed = rule if self.codec.is_exact else Coded(rule, self.codec), self._missed
         for part in self.center.exchanging(x, acting, state, x, start=region.start):
             if own is not None and (first := part.start - (x.numel() - own.numel())) >= 0:
                 own[first : first + part.stop - part.start].sub_(x[part])
-            yield region.start + part.start, self.codec.encode(x[part])
+            was_left_out, missed = self._missed > missed, self._missed
+            yield region.start + part.start, _LEFT_OUT if was_left_out else self.codec.encode(x[part])
+
+    @property
+    def _missed(self) -> int:
+        """Blocks that were left out because a stopped process held them."""
+        member = self.center.member
+        return 0 if member is None else member.missed
 
     def _beside(self, region: slice, remembers: bool) -> Tensor | None:
         """The end of the base, within the region, that no rule keeps up: all of it, or the averaged buffers."""
@@ -201,6 +225,7 @@ class Link:
             ProtocolError: It is not the last one.
         """
         with self.lock:
+            self._check_here()
             if number == self.number + 1:
                 self.number, self._owed = number, None
             if number != self.number:
@@ -208,11 +233,12 @@ class Link:
                     f"serve: only the last exchange's reply is kept, {self.number}. Got {number}. Start the worker "
                     "again."
                 )
-            return self._owed
+            return None if self._owed is None else list(self._owed)
 
     def pull(self) -> Iterator[Block]:
         """The center's values, as differences from the base where the codec rounds."""
         with self.lock:
+            self._check_here()
             values = self.center.pull()
             if not self.codec.is_exact:
                 values -= self._known()
@@ -222,14 +248,21 @@ class Link:
     def beat(self, step: int) -> None:
         """The worker lives."""
         self.heard = time.monotonic()
+        self._check_here()
         self.center.beat(step)
 
-
-def made_link(session: str, name: str, peer: str, codec: str, center: LocalCenter, spec: CenterSpec) -> Link:
-    """A link of a worker that has joined through `center`."""
-    return Link(session, name, peer, codec_of(codec), center, spec)
+    def leave(self, *, finished: bool = False) -> None:
+        """The worker goes, when what it has under way here is done; nothing of before is done any more."""
+        with self.lock:
+            self.is_gone = True
+            self.center.leave(finished=finished)
+            self.center.close()
+            self.base, self._owed = None, None
 
 
 def loss_of(value: object) -> float:
     """The worker's recent training loss; one that says nothing never leads."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.inf
+    try:
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.inf
+    except OverflowError:
+        return math.inf

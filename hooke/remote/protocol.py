@@ -25,6 +25,9 @@ MAX_HEADER = 1 << 22
 MAX_TEXT = 200
 """Characters of a name."""
 
+MAX_SENTENCE = 1000
+"""Characters of an error."""
+
 SCHEMA = pa.schema([("bytes", pa.uint8())])
 
 JOIN, RETURN, EXCHANGE, REPLY, PULL, MEMORY, PUT = "join", "return", "exchange", "reply", "pull", "memory", "put"
@@ -89,15 +92,16 @@ def text(header: dict[str, Any], name: str, *, longest: int = MAX_TEXT) -> str:
         ProtocolError: It is none, or too long.
     """
     value = header.get(name)
-    if isinstance(value, str) and len(value) <= longest:
+    if isinstance(value, str) and len(value) <= longest and value.isprintable():
         return value
     raise ProtocolError(
-        f"serve: {name} must be a text of at most {longest} characters. Got {_short(value)}. Use hooke.connect."
+        f"serve: {name} must be a printable text of at most {longest} characters. Got {_short(value)}. "
+        "Use hooke.connect."
     )
 
 
 def _short(value: object) -> str:
-    shown = repr(value)
+    shown = ascii(value)
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
@@ -135,6 +139,7 @@ def received(reader: Any) -> Iterator[tuple[int, int, Tensor] | dict[str, Any]]:
 
 
 def _block(chunk: Any) -> tuple[int, int, Tensor]:
+    chunk.data.validate()  # or a length that is not that of its bytes would read beyond them
     place = chunk.app_metadata.to_pybytes() if chunk.app_metadata is not None else b""
     columns = chunk.data.columns
     if len(place) != _PLACE.size or len(columns) != 1 or columns[0].type != pa.uint8() or columns[0].null_count:
@@ -147,7 +152,8 @@ def _block(chunk: Any) -> tuple[int, int, Tensor]:
 
 
 def wire_error(kind: str, sentence: str) -> flight.FlightServerError:
-    """An error that the other side can act on."""
+    """An error that the other side can act on; short, or it would not fit where the network carries it."""
+    sentence = sentence if len(sentence) <= MAX_SENTENCE else sentence[: MAX_SENTENCE - 3] + "..."
     return flight.FlightServerError(sentence, extra_info=pack({"kind": kind, "sentence": sentence}))
 
 

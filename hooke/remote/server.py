@@ -6,6 +6,7 @@ import contextlib
 import queue
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,12 +35,19 @@ from hooke.remote.protocol import (
     wire_error,
 )
 from hooke.remote.security import Guard, check_exposure, checked_token, read_pem
+from hooke.remote.streams import Streams, Watched, cut
 from hooke.rule_json import rule_from_plain
 from hooke.shared_memory import MAX_WORKERS
-from hooke.spec import CenterSpec, Refused
+from hooke.spec import CenterSpec, Refused, check_finite
 
 APPLYING = 4
 """Exchanges whose arithmetic runs at once; those that stream may be many more."""
+
+WATCH_SECONDS = 5.0
+"""Between two looks for streams that have stalled, and for workers that have fallen silent."""
+
+CLOSE_SECONDS = 10.0
+"""How long `close` waits for calls that it has cut."""
 
 
 class CenterServer:
@@ -171,6 +179,7 @@ class _Service(flight.FlightServerBase):
     def __init__(self, desk: Desk, location: str, guard: Guard, tls: dict[str, Any]) -> None:
         super().__init__(location, middleware={"guard": guard}, **tls)
         self.desk = desk
+        self._under_way = Streams(4 * desk.max_workers)
         self._applying = ThreadPoolExecutor(APPLYING, "hooke-apply")
         self._closed = threading.Event()
         self._streams: dict[str, Callable[..., None]] = {
@@ -182,32 +191,56 @@ class _Service(flight.FlightServerBase):
             protocol.MEMORY: self._memory,
             protocol.PUT: self._put,
         }
+        threading.Thread(target=self._watch, name="hooke-watch", daemon=True).start()
 
     def wait(self) -> None:
         self._closed.wait()
 
     def close(self) -> None:
-        if not self._closed.is_set():
-            self._closed.set()
-            self.shutdown()
-            self._applying.shutdown()
-            self.desk.close()
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        ending = threading.Thread(target=self.shutdown, name="hooke-close", daemon=True)
+        ending.start()
+        deadline = time.monotonic() + CLOSE_SECONDS
+        while ending.is_alive() and time.monotonic() < deadline:
+            cut(self.port)  # shutdown waits for every call, also for one whose worker says nothing more
+            ending.join(0.05)
+        self._applying.shutdown()
+        self.desk.close()
+
+    def _watch(self) -> None:
+        while not self._closed.wait(WATCH_SECONDS):
+            for peer in self._under_way.stalled():
+                self.desk.refused("stalled")
+                cut(self.port, peer)
+            self.desk.forget_silent()
 
     # Flight -----------------------------------------------------------------------------------------------------------
 
     def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         with self._answering():
             header = unpack(descriptor.command or b"")
-            verb = text(header, "verb")
+            verb, peer = text(header, "verb"), context.peer()
             if verb not in self._streams:
                 raise ProtocolError(f"serve: verb must be one of {', '.join(self._streams)}. Got {verb!r}.")
-            writer.begin(protocol.SCHEMA)
-            self._streams[verb](header, reader, writer, context.peer())
+            self._count(header, peer)
+            with self._under_way.one(text(header, "session"), peer) as moved:
+                reader, writer = Watched(reader, moved), Watched(writer, moved)
+                writer.begin(protocol.SCHEMA)
+                self._streams[verb](header, reader, writer, peer)
 
     def do_action(self, context: Any, action: Any) -> list[flight.Result]:
         with self._answering():
             header = unpack(action.body.to_pybytes() if action.body is not None else b"{}")
+            self._count(header, context.peer())
             return [flight.Result(pa.py_buffer(self._acted(action.type, header)))]
+
+    def _count(self, header: dict[str, Any], peer: str) -> None:
+        """One request of the worker's budget; of its machine's, if it has none of its own."""
+        session = header.get("session")
+        known = isinstance(session, str) and self.desk.knows(session)
+        self.desk.spend(session if known else peer.rpartition(":")[0])  # type: ignore[arg-type]
 
     def list_actions(self, context: Any) -> list[tuple[str, str]]:
         names = (protocol.HELLO, protocol.BEAT, protocol.LEAVE, protocol.STATUS, protocol.METRICS)
@@ -259,10 +292,12 @@ class _Service(flight.FlightServerBase):
     def _join(self, header: dict[str, Any], reader: Any, writer: Any, peer: str) -> None:
         """A new worker: the first one sets the center, every one gets it."""
         spec = self._checked_spec(header)
-        with self.desk.joining(text(header, "name")) as handle:
+        session, name = text(header, "session"), text(header, "name")
+        with self.desk.joining(session) as handle:
             ready = handle.ready
             send_header(writer, {"ready": ready})
             initial, *memory = _vectors(reader, spec, 0 if ready else 1 + len(spec.memory)) or [torch.empty(0)]
+            self.desk.make_room(session, name, is_new=True)
             values = handle.join(initial, spec, tuple(memory))
             link = self.desk.add(_link(header, peer, handle, values))
         self._send(link, writer, _whole(spec, values))
@@ -271,9 +306,12 @@ class _Service(flight.FlightServerBase):
         """A worker that this server does not know: it brings what it was told, and goes on."""
         spec = self._checked_spec(header)
         number, rule = whole(header, "number"), rule_from_plain(header.get("rule"))
-        with self.desk.joining(text(header, "name")) as handle:
+        session, name = text(header, "session"), text(header, "name")
+        with self.desk.joining(session) as handle:
             send_header(writer, {"ready": handle.ready})
             told = _vectors(reader, spec, 1)[0]
+            check_finite(told, spec.numel)
+            self.desk.make_room(session, name, is_new=False)
             handle.join(told, spec, rule.init_center(told) if not handle.ready else ())
             link = _link(header, peer, handle, told)
             link.number = number
@@ -291,7 +329,7 @@ class _Service(flight.FlightServerBase):
         codec_of(text(header, "codec"))
         try:
             spec = CenterSpec.from_json(text(header, "spec", longest=protocol.MAX_HEADER))
-        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
             raise ProtocolError(
                 f"serve: spec must be a center's. Got {_first_line(error)}. Use hooke.connect."
             ) from None

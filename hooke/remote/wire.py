@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,7 @@ class Wire:
                 "private_key": read_pem(key, "connect: key"),
             }
         self._client: flight.FlightClient | None = None
+        self._until = math.inf
 
     def call(self, verb: str, timeout: float | None = None, **header: Any) -> dict[str, Any]:
         """Ask something small.
@@ -69,8 +72,9 @@ class Wire:
         """As `call`; the answer as it comes."""
         with self._translating():
             action = flight.Action(verb, protocol.pack(header))
-            answers = list(self._connected().do_action(action, self._options(timeout)))
-            return answers[0].body.to_pybytes()
+            for answer in self._connected().do_action(action, self._options(timeout)):
+                return answer.body.to_pybytes()
+            raise protocol.ProtocolError("no answer.")
 
     @contextlib.contextmanager
     def stream(self, verb: str, **header: Any) -> Iterator[tuple[Any, Any]]:
@@ -83,7 +87,7 @@ class Wire:
         """
         with self._translating():
             descriptor = flight.FlightDescriptor.for_command(protocol.pack({"verb": verb, **header}))
-            writer, reader = self._connected().do_exchange(descriptor, self._options(None))
+            writer, reader = self._connected().do_exchange(descriptor, self._options(self._left()))
             try:
                 writer.begin(protocol.SCHEMA)
                 yield writer, reader
@@ -94,7 +98,17 @@ class Wire:
                 with contextlib.suppress(*_FAILURES):
                     writer.close()
                 raise
-            writer.close()
+            with contextlib.suppress(*_FAILURES):  # all that was waited for has arrived
+                writer.close()
+
+    @contextlib.contextmanager
+    def ending(self, until: float) -> Iterator[None]:
+        """All streams within end by that time (`time.monotonic`), however many they are."""
+        self._until = until
+        try:
+            yield
+        finally:
+            self._until = math.inf
 
     def hang_up(self) -> None:
         """Forget the connection; the next call makes a new one."""
@@ -107,6 +121,9 @@ class Wire:
         if self._client is None:
             self._client = flight.FlightClient(self.address.url, generic_options=_CHANNEL, **self._tls)
         return self._client
+
+    def _left(self) -> float:
+        return max(0.001, min(self.timeout, self._until - time.monotonic()))
 
     def _options(self, timeout: float | None) -> flight.FlightCallOptions:
         return flight.FlightCallOptions(timeout=timeout or self.timeout, headers=self._headers)
