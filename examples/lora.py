@@ -4,8 +4,8 @@ hooke run --workers 2 examples/lora.py
 hooke run --workers 2 --join grpc+tls://center:29400 examples/lora.py --model Qwen/Qwen3-0.6B
 
 Without --model it is a small transformer with random weights that reads bytes, so that it runs anywhere; the text is
-the source code of Python's own library. The base model must be the same on all workers: here by its seed, elsewhere by its
-name. Needs transformers and peft.
+the source code of Python's own library. The base model must be the same on all workers: here by its seed, elsewhere
+by its name. Needs transformers and peft.
 """
 
 import argparse

@@ -8,6 +8,7 @@ token and TLS (hooke center), and pass its address. A task that Ray starts again
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import ray
 from machines import train
@@ -25,7 +26,7 @@ def main() -> None:
 
     examples = str(Path(__file__).parent)
     ray.init(include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": examples, "OMP_NUM_THREADS": "1"}})
-    task = ray.remote(num_cpus=1, max_retries=3)(train)
+    task: Any = ray.remote(num_cpus=1, max_retries=3)(train)
     served = None if args.center else hooke.serve(hooke.LocalCenter())
     url = args.center or (served.url if served else "")
     accuracies = ray.get([task.remote(url, n, steps=args.steps, codec=args.codec) for n in range(args.workers)])

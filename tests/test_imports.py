@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "replicated": {"rule", "spec"},
     "ranks": {"center"},
     "grouped": {"center", "ranks", "replicated", "rule", "spec"},
-    "remote": {"averaged", "center", "codec", "rule", "rule_json", "shared_memory", "spec"},
+    "remote": {"averaged", "center", "flat", "codec", "rule", "rule_json", "shared_memory", "spec"},
     "staging": set(),
     "exchange": {"center", "flat", "ranks", "rule", "spec", "staging"},
     "prepared": {"center", "remote", "run"},
