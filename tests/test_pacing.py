@@ -341,6 +341,7 @@ def test_a_worker_settles_where_theory_says_and_follows_its_link(
     for seconds in (0.5, 2.0, 0.25):
         virtual.center.seconds = seconds
         periods.append(virtual.train(400, 0.1))
+        assert virtual.worker._watch._phases[-1][1] == periods[-1]
     virtual.end()
     assert periods == [theory(0.1, 0.5), theory(0.1, 2.0), theory(0.1, 0.25)] == [6, 22, 3]
     told, seconds = rows_of(tmp_path, "communication_period"), rows_of(tmp_path, "step_seconds")
@@ -365,6 +366,22 @@ def test_an_exchange_may_take_a_whole_period(monkeypatch: pytest.MonkeyPatch) ->
     assert virtual.train(400, 0.1) == 1
     assert virtual.begun[-100:] == list(range(300, 400))
     virtual.end()
+
+
+def test_a_worker_that_is_started_again_does_not_count_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    virtual = Virtual(monkeypatch)
+    virtual.center.seconds = 0.5
+    pace = virtual.worker._pace
+    assert pace is not None
+    for _ in range(9):
+        virtual.worker.start()
+        assert virtual.train(60, 0.1) in (FIRST, 6)
+        virtual.link.arrive(by=math.inf)
+        virtual.worker.stop()
+        virtual.clock.now += 1000.0
+    assert virtual.worker.communication_period == 6
+    assert max(pace._steps) == pytest.approx(0.1)
+    virtual.center.close()
 
 
 def test_a_link_that_is_cut_teaches_nothing(monkeypatch: pytest.MonkeyPatch, run: Callable, tmp_path: Path) -> None:
@@ -469,7 +486,7 @@ def test_in_words_it_is_auto() -> None:
 def test_with_a_thread_and_a_link_that_sleeps_it_follows_too(run: Callable, tmp_path: Path) -> None:
     """How long a sleep takes is this machine's affair: periods are judged by the rows beside them."""
     center, model = Far(), nn.Linear(3, 1)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
 
     def train_until(reached: Callable[[int], bool]) -> int:
         for _ in range(4000):
