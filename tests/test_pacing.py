@@ -18,7 +18,7 @@ from torch import nn
 
 from hooke.center import LocalCenter
 from hooke.exchange import Outcome
-from hooke.pacing import FIRST, HEADROOM, LONGEST, SHARE, SLACK, Choice, Pace
+from hooke.pacing import FIRST, HEADROOM, KEPT, LONGEST, SHARE, SLACK, Choice, Pace
 from hooke.record import read
 from hooke.rule import EAMSGD, EASGD, Rule
 from hooke.run import Run
@@ -483,8 +483,11 @@ def test_in_words_it_is_auto() -> None:
 # A worker on the real clock ------------------------------------------------------------------------------------------
 
 
-def test_with_a_thread_and_a_link_that_sleeps_it_follows_too(run: Callable, tmp_path: Path) -> None:
+def test_with_a_thread_and_a_link_that_sleeps_it_follows_too(
+    run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """How long a sleep takes is this machine's affair: periods are judged by the rows beside them."""
+    monkeypatch.setattr("hooke.pacing.SHARE", 1e6)  # on a busy machine, what it takes from the processor says nothing
     center, model = Far(), nn.Linear(3, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
 
@@ -497,15 +500,15 @@ def test_with_a_thread_and_a_link_that_sleeps_it_follows_too(run: Callable, tmp_
                 return worker.communication_period
         raise AssertionError(f"still {worker.communication_period}")
 
-    center.seconds = 0.12
+    center.seconds = 0.25
     with Worker(model, optimizer, EASGD(), center=center, overlap=True, communication_period="auto") as worker:
         slow = train_until(lambda period: period > FIRST)
-        center.seconds = 0.012
+        center.seconds = 0.02
         quick = train_until(lambda period: period < slow / 2)
-        center.seconds = 0.12
+        center.seconds = 0.25
         train_until(lambda period: period > 2 * quick)
     center.close()
     exchanges = rows_of(tmp_path, "exchange_seconds")
     for told, step in zip(rows_of(tmp_path, "communication_period"), rows_of(tmp_path, "step_seconds"), strict=True):
-        last = [row["value"] for row in exchanges if row["step"] <= told["step"]][-5:]
-        assert told["value"] >= theory(step["value"], float(np.median(last)))  # more where the processor is dear
+        last = [row["value"] for row in exchanges if row["step"] <= told["step"]][-KEPT:]
+        assert told["value"] == theory(step["value"], float(np.median(last)))
