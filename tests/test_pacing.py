@@ -475,6 +475,24 @@ def test_ranks_that_exchange_at_once_need_a_period_that_all_know() -> None:
         Worker(model, optimizer, EASGD(), center=center, overlap=True)
 
 
+def test_ranks_of_one_worker_need_a_period_that_all_know_too() -> None:
+    center: Any = SimpleNamespace(is_synchronous=False, ranks=object())
+    model = nn.Linear(3, 1)
+    sentence = (
+        'Worker: communication_period="auto" needs a worker that is one process. Got SimpleNamespace, whose ranks '
+        "would each measure another period. Set a whole number of steps."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        Worker(
+            model,
+            torch.optim.SGD(model.parameters(), lr=0.1),
+            EASGD(),
+            center=center,
+            overlap=True,
+            communication_period="auto",
+        )
+
+
 def test_in_words_it_is_auto() -> None:
     assert str(Pace()) == "period auto, 1 fragment"
     assert str(Schedule.of(3)) == "period 3, 1 fragment"
