@@ -80,11 +80,6 @@ def check_center(center: Center, schedule: Schedule | Pace, overlap: bool) -> No
             'Worker: communication_period="auto" needs a worker that is one process. Got one of '
             f"{ranks_of(center).size} ranks, whose clocks differ. Set a whole number of steps."
         )
-    if isinstance(schedule, Pace) and getattr(center, "ranks", None) is not None:
-        raise ValueError(
-            'Worker: communication_period="auto" needs a worker that is one process. Got '
-            f"{type(center).__name__}, whose ranks would each measure another period. Set a whole number of steps."
-        )
     if not (overlap and center.is_synchronous):
         return
     kind = f"Got {type(center).__name__}, where all ranks exchange at once."

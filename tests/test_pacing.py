@@ -476,11 +476,11 @@ def test_ranks_that_exchange_at_once_need_a_period_that_all_know() -> None:
 
 
 def test_ranks_of_one_worker_need_a_period_that_all_know_too() -> None:
-    center: Any = SimpleNamespace(is_synchronous=False, ranks=object())
+    center: Any = SimpleNamespace(is_synchronous=False, ranks=SimpleNamespace(size=2))
     model = nn.Linear(3, 1)
     sentence = (
-        'Worker: communication_period="auto" needs a worker that is one process. Got SimpleNamespace, whose ranks '
-        "would each measure another period. Set a whole number of steps."
+        'Worker: communication_period="auto" needs a worker that is one process. Got one of 2 ranks, whose '
+        "clocks differ. Set a whole number of steps."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         Worker(
