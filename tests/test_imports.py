@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "shared_memory": set(),
     "replicated": {"rule", "spec"},
     "ranks": {"center"},
-    "grouped": {"center", "ranks", "replicated", "rule", "spec"},
+    "grouped": {"center", "ranks", "rule", "spec"},
     "remote": {"averaged", "center", "flat", "codec", "rule", "rule_json", "shared_memory", "spec"},
     "staging": set(),
     "exchange": {"center", "flat", "ranks", "rule", "spec", "staging"},
