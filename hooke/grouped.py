@@ -146,7 +146,7 @@ class Group(Ranks):
         return bytes(told.tolist()).decode()
 
     def _broadcast(self, vector: Tensor) -> None:
-        """By nccl between devices, where the fast links are, in the user's group: all ranks have just met; else by gloo."""
+        """By nccl between devices, in the user's group, since all ranks have just met; else by gloo."""
         if not vector.numel():
             return
         if not self._is_nccl:
@@ -167,7 +167,8 @@ def _own_group(members: Sequence[int], rank: int, timeout: float) -> Any:
     name = f"hooke/{'-'.join(map(str, members))}"
     count = store.add(f"{name}/{rank}", 1)
     wait = datetime.timedelta(seconds=timeout)
-    return dist.ProcessGroupGloo(dist.PrefixStore(f"{name}/{count}", store), rank, len(members), wait)
+    own = dist.PrefixStore(f"{name}/{count}", store)  # pyright: ignore[reportPrivateImportUsage]
+    return dist.ProcessGroupGloo(own, rank, len(members), wait)
 
 
 class GroupedCenter:
