@@ -15,8 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooke.center import Center
+from hooke.prepared import prepared_center
 from hooke.ranks import Ranks
 from hooke.rule import Rule, State
+from hooke.run import Run
 from hooke.spec import CenterSpec, Refused
 
 _VERBS = ("join", "exchange", "a step beside an exchange", "the end of an exchange", "pull", "pull_memory", "put")
@@ -184,14 +186,15 @@ class GroupedCenter:
     are rank 0's, as under `DistributedDataParallel`. Rank 0 alone writes rows and counts bytes.
 
     Args:
-        center: A function that makes the real center, which rank 0 alone calls: `hooke.connect`, or
-            `lambda: hooke.connect(url, codec="int4")`. Or the real center itself on rank 0, `None` on the others.
+        center: A function that makes the real center, which rank 0 alone calls, e.g.
+            `lambda: hooke.connect(url, codec="int4")`. Or the real center itself on rank 0, anything on the others.
+            Default: the one that `hooke run` prepared or that HOOKE_CENTER names.
         group: The worker's ranks; default: all. `torch.distributed.init_process_group` comes first.
         timeout: Seconds that the ranks wait for one another, longer than the center's own time-out.
 
     Raises:
         RuntimeError: torch.distributed has not been initialized.
-        ValueError: Rank 0 brings no center.
+        ValueError: Rank 0 has no center, or one that is not for one worker alone.
         OSError: The center can't be reached; on every rank, as whatever else the function raises.
 
     Example:
@@ -200,7 +203,7 @@ class GroupedCenter:
         ```python
         torch.distributed.init_process_group("nccl")
         model = torch.nn.parallel.DistributedDataParallel(model)
-        with hooke.Worker(model, optimizer, hooke.EASGD(), center=hooke.GroupedCenter(hooke.connect), overlap=True):
+        with hooke.Worker(model, optimizer, hooke.EASGD(), center=hooke.GroupedCenter(), overlap=True):
             ...
         ```
     """
@@ -367,11 +370,7 @@ class GroupedCenter:
 
 
 def _made(center: Center | Callable[[], Center] | None) -> Center:
-    made = center() if callable(center) else center
-    if made is None:
-        raise ValueError(
-            "GroupedCenter: rank 0 must bring the center. Got none. Pass hooke.connect, or a function that makes it."
-        )
+    made = prepared_center(Run.current()) if center is None else center() if callable(center) else center
     if made.is_synchronous or not made.on_host:
         raise ValueError(
             "GroupedCenter: rank 0's center must be one where each worker exchanges on its own. Got "

@@ -224,7 +224,7 @@ def test_a_leader_is_judged_by_the_mean_of_its_ranks(tmp_path: Path) -> None:
 
 def write_rows(rank: int, folder: str) -> bool:
     os.environ |= Run(f"{folder}/run", f"{folder}/center", worker=0, num_workers=1, started=0.0).environment()
-    center = GroupedCenter(lambda: LocalCenter(Run.current().center))  # type: ignore[union-attr]
+    center = GroupedCenter()
     normed = DistributedDataParallel(nn.Sequential(nn.Linear(5, 3), nn.BatchNorm1d(3)))
     worker, optimizer = small(center, EASGD(), normed, communication_period=1, overlap=True)
     with worker:
@@ -385,7 +385,8 @@ def bring(rank: int, what: str) -> tuple[str, str]:
         (
             "nothing",
             ("ValueError", "ValueError"),
-            "GroupedCenter: rank 0 must bring the center. Got none. Pass hooke.connect, or a function that makes it.",
+            "Worker: needs a center. Got none: this script was not started by `hooke run`. Start it with `hooke run "
+            "--workers 4 SCRIPT`, or pass center=hooke.LocalCenter() to train alone.",
         ),
         ("broken", ("ConnectionRefusedError", "ConnectionError"), "connect: nobody listens."),
         (
