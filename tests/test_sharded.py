@@ -425,3 +425,14 @@ def test_several_addresses_are_one_center(folder: Path, monkeypatch: pytest.Monk
     monkeypatch.delenv("HOOKE_CENTER")
     with pytest.raises(ValueError, match=r"^connect: needs the center's address\. Got none\."):
         hooke.connect([])
+
+
+def test_a_part_of_averaged_buffers_alone_is_served_too(folder: Path) -> None:
+    servers = [hooke.serve(LocalCenter(folder / f"served{index}")) for index in range(2)]
+    center = hooke.connect([server.url for server in servers])
+    initial = values(2 * BLOCK, 0)
+    center.join(initial, CenterSpec((), 2 * BLOCK, BLOCK))
+    assert torch.equal(servers[1].center.pull(), initial[BLOCK:])
+    center.close()
+    for server in servers:
+        server.close()
