@@ -124,7 +124,7 @@ def make_certificates(folder: str | Path, hosts: Iterable[str] = (), *, days: in
     if authority is None:
         files |= {made.authority_key: _pem(key), made.authority: _pem(certificate)}
     if not made.token.exists():
-        files[made.token] = secrets.token_urlsafe().encode() + b"\n"
+        files[made.token] = secrets.token_urlsafe().encode()  # no end of line: a Kubernetes secret keeps it
     _write(files)
     return made
 

@@ -70,7 +70,7 @@ class Link:
             LaunchError: The file can't be read, or is empty.
         """
         if self.token_file is None:
-            return os.environ.get("HOOKE_TOKEN") or None
+            return os.environ.get("HOOKE_TOKEN", "").strip() or None
         try:
             token = self.token_file.read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:

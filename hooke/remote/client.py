@@ -628,7 +628,7 @@ def connect(
     """
     given = {"authority": authority, "certificate": certificate, "key": key}
     files = {name: path or os.environ.get(f"HOOKE_{name.upper()}") or None for name, path in given.items()}
-    token = checked_token(token or os.environ.get("HOOKE_TOKEN") or None, "connect")
+    token = checked_token(token or os.environ.get("HOOKE_TOKEN", "").strip() or None, "connect")
     url = url or os.environ.get("HOOKE_CENTER")
     if url is None:
         raise ValueError("connect: needs the center's address. Got none. Pass url, or set HOOKE_CENTER.")
