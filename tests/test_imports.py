@@ -75,7 +75,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plan": {"launch", "pacing", "run", "stability"},
     "simulate": {"exchange", "flat", "journal", "launch", "record", "rule", "run", "spec", "worker"},
     # the command
-    "launch": {"center", "checkpoint", "record", "remote", "report", "run"},
+    "launch": {"center", "certificate", "checkpoint", "record", "remote", "report", "run"},
     "report": {"claim", "record", "run"},
     "commands": {"certificate", "launch", "nn", "plan", "remote", "report"},
     "cli": {"commands", "launch"},

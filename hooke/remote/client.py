@@ -652,7 +652,7 @@ def connect(
     """
     given = {"authority": authority, "certificate": certificate, "key": key}
     files = {name: path or os.environ.get(f"HOOKE_{name.upper()}") or None for name, path in given.items()}
-    token = checked_token(token or os.environ.get("HOOKE_TOKEN") or None, "connect")
+    token = checked_token(token or os.environ.get("HOOKE_TOKEN", "").strip() or None, "connect")
     urls = _urls(url or os.environ.get("HOOKE_CENTER"))
     if not timeout > 0:
         raise ValueError(f"connect: timeout must be above 0 seconds. Got {timeout}. Use e.g. 60.")
