@@ -393,9 +393,8 @@ def obey(job: Job, way: Way, base: Job, command: dict[str, Any]) -> dict[str, An
         quiet()
         return timed(base.step, None, command["seconds"])
     if verb == "train":
-        for _ in range(command["first"]):
-            way.step()
-        return timed(way.step, command["steps"], command["seconds"])
+        lead = timed(way.step, command["lead"], command["seconds"])["steps"]
+        return {"lead": lead, **timed(way.step, command["steps"], command["seconds"])}
     if verb == "evaluate":
         with way.weights():
             return {"accuracy": accuracy(job.model, job.asked.data)}
