@@ -19,6 +19,7 @@ RECORD = machine.RESULTS / "slow_link.jsonl"
 Row = dict[str, Any]
 
 TITLES = {
+    "alone": "one worker alone",
     "ddp": "DDP",
     "fp16": "DDP, fp16 hook",
     "powersgd": "DDP, PowerSGD hook, rank 1",
@@ -29,7 +30,6 @@ TITLES = {
     "torchft-streaming": "torchft `DiLoCo`, two fragments, delay 4",
     "hivemind": "hivemind, local updates, fp16",
     "hooke": "hooke",
-    "alone": "one worker alone",
 }
 COLORS = {1000.0: "#93c5fd", 100.0: "#2563eb", 10.0: "#1e3a8a"}
 
@@ -148,8 +148,9 @@ def accuracies(rows: Sequence[Row]) -> str:
         f"\n## What they have learned\n\nFashion-MNIST, the convolutional network, {first['examples']:,} examples of "
         f"all workers together, Nesterov SGD with rate {first['lr']:g} and momentum 0.9 for all, nothing tuned for "
         "any. Test accuracy (%) of what a user would keep: the center of hooke, the model of worker 0 elsewhere. What "
-        "synchronous ways learn does not depend on the link. PowerSGD begins after a tenth of the steps, and DiLoCo's "
-        "outer rate is 0.7 with momentum 0.9, as their documentation says.\n\n"
+        "synchronous ways learn does not depend on the link. The local SGD of Accelerate and of torchft takes the same "
+        "averages at the same steps as `PeriodicModelAverager`, so they are not run. PowerSGD begins after a tenth of "
+        "the steps, and DiLoCo's outer rate is 0.7 with momentum 0.9, as their documentation says.\n\n"
     )
     head = ["way", "link", "steps between exchanges", "mean", "seeds"]
     return text + table(head, lines) + source(found[-1], "python benchmarks/slow_link.py --accuracy --data FOLDER")
