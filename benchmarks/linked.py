@@ -307,7 +307,8 @@ def remote(job: Job) -> Iterator[Way]:
     period: Any = job.asked.period or "auto"
     with ExitStack() as stack:
         url = f"grpc://{job.asked.center}:{CENTER}"
-        center = hooke.connect(url, token=TOKEN, codec=job.asked.codec, insecure=True, wait=30.0)
+        # 10 million parameters take long at 10 Mbit/s when a worker joins, for then they travel as float32
+        center = hooke.connect(url, token=TOKEN, codec=job.asked.codec, insecure=True, wait=30.0, timeout=300.0)
         stack.callback(center.close)
         worker = hooke.Worker(
             job.model, job.optimizer, hooke.EAMSGD(), center=center, communication_period=period, overlap=True
