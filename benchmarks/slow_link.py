@@ -2,7 +2,7 @@
 
     pip install -r benchmarks/peers.txt -c constraints.txt
     python benchmarks/slow_link.py --speed [--only hooke ddp] [--mbits 100] [--rounds 3] [--again]
-    python benchmarks/slow_link.py --accuracy --data FOLDER [--only hooke ddp] [--seeds 3] [--again]
+    python benchmarks/slow_link.py --accuracy [--data FOLDER] [--only hooke ddp] [--seeds 3] [--again]
 
 Each worker has a network namespace of its own (network.py), and so has hooke's center. The figure is examples/s of all
 workers as a share of what the same processes reach, at the same time on the same processors and seconds before and
@@ -360,7 +360,8 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=60.0, help="seconds of a cell, about, after the first steps")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=469, help="of each of two workers, for the accuracy; an epoch")
-    parser.add_argument("--data", type=Path, help="folder with the four Fashion-MNIST idx.gz files")
+    home = Path(os.environ.get("HOOKE_DATA", "data")) / "fashion-mnist"
+    parser.add_argument("--data", type=Path, default=home, help="folder with the four Fashion-MNIST idx.gz files")
     parser.add_argument("--again", action="store_true", help="run what the record has, too")
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the namespaces go
@@ -374,8 +375,10 @@ def main() -> None:
         cells = [(cell, {}) for cell in speed_cells() if wanted(cell)]
         run("speed", cells, lambda cell: speed(cell, asked.rounds, asked.seconds, asked.limit), asked.again)
     if asked.accuracy:
+        if not asked.data.is_dir():
+            parser.error(f"--data must be a folder. Got {asked.data}. Name that of the four Fashion-MNIST files.")
         cells = [(cell, {"seed": seed}) for seed in range(asked.seeds) for cell in accuracy_cells() if wanted(cell)]
-        run("accuracy", cells, lambda cell, seed: learned(cell, seed, asked.steps, asked.data), asked.again)
+        run("accuracy", cells, lambda cell, seed: learned(cell, seed, asked.steps, asked.data.absolute()), asked.again)
 
 
 if __name__ == "__main__":
