@@ -1,4 +1,4 @@
-"""What an exchange with a served center costs: against a bare socket, in bytes on the wire, and for many workers at once.
+"""What an exchange with a served center costs: against a bare socket, in bytes on the wire, for many workers at once.
 
     python benchmarks/served.py [--speed] [--wire] [--many] [--numel 10000000] [--repeats 15]
 
@@ -49,11 +49,11 @@ def command(*words: object) -> list[str]:
 def started(words: list[str]) -> Iterator[subprocess.Popen[str]]:
     """A process of this script, ended at the end."""
     known = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(words, env=known, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(words, env=known, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield process
     finally:
-        process.terminate()
+        process.kill()
         process.wait()
 
 
@@ -69,7 +69,8 @@ def serve(listen: str, numel: int, certificates: str) -> None:
     """A center, and beside it a bare socket that sends back what it got."""
     tls = {"certificate": f"{certificates}/server.pem", "key": f"{certificates}/server.key"} if certificates else {}
     settings = {"token": "benchmark", "max_requests": 1e6, "insecure": True}
-    with hooke.serve(hooke.LocalCenter(), listen, **settings, **tls) as server, socket.create_server(("", 0)) as bare:  # type: ignore[arg-type]
+    listening = socket.create_server(("", 0))
+    with hooke.serve(hooke.LocalCenter(), listen, **settings, **tls) as server, listening as bare:  # type: ignore[arg-type]
         print(server.url, bare.getsockname()[1], flush=True)
         buffer = memoryview(bytearray(4 * numel))
         while True:
@@ -106,7 +107,7 @@ def speed(numel: int, repeats: int) -> dict[str, Any]:
 
 def timed(numel: int, repeats: int, url: str, port: int, safe: str, authority: str) -> list[dict[str, Any]]:
     x, out = torch.randn(numel), torch.empty(numel)
-    there, back = (memoryview(vector.numpy()).cast("B") for vector in (x, out))
+    there, back = (memoryview(vector.numpy().data).cast("B") for vector in (x, out))
     with closing(socket.create_connection(("127.0.0.1", port))) as bare:
         bare.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -174,7 +175,8 @@ def wire(numel: int) -> dict[str, Any]:
                 said(client)  # it has joined
                 before, exchanges = counters(1), 5
                 for _ in range(exchanges):
-                    client.send_signal(signal.SIGUSR1)
+                    assert client.stdin is not None
+                    print("go", file=client.stdin, flush=True)
                     said(client)
                 out, into = ((now - then) / exchanges for now, then in zip(counters(1), before, strict=True))
             rows.append({"codec": codec, "bytes_out": out, "bytes_in": into})
@@ -189,12 +191,10 @@ def wire(numel: int) -> dict[str, Any]:
 
 
 def ask(url: str, numel: int, codec: str) -> None:
-    """One exchange for each signal."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    """One exchange for each line."""
     center, x = joined(url, codec, None, torch.randn(numel)), torch.randn(numel)
     print("joined", flush=True)
-    while True:
-        signal.sigwait({signal.SIGUSR1})
+    for _ in sys.stdin:
         center.exchange_(x, RULE)
         print("exchanged", flush=True)
 
