@@ -269,6 +269,7 @@ class RemoteCenter:
                 self._base = None  # never needed again: a vector less
             return ()
         if self._base is None:
+            self._joined().check_rule(rule.center_memory)
             raise ValueError(
                 f"connect: one rule serves for a worker's life. Got {type(rule).__name__}, which remembers where the "
                 "worker started, after one that does not. Join again."

@@ -187,11 +187,11 @@ def test_cut_again_and_again_on_the_way_back_it_still_loses_nothing(
         before, original = worker.total(center.pull()), server.send_block
         left = [0]
 
-        def send_block(*args: Any) -> int:
+        def send_block(*args: Any, left: list[int] = left, proxy: Proxy = proxy, original: Any = original) -> int:
             left[0] -= 1
             if left[0] == 0:
-                proxy.cut()  # noqa: B023
-            return original(*args)  # noqa: B023
+                proxy.cut()
+            return original(*args)
 
         with monkeypatch.context() as patched:
             patched.setattr(server, "send_block", send_block)
@@ -221,7 +221,7 @@ def test_a_fragment_whose_reply_was_cut_is_owed_while_others_are_exchanged(
     worker.train()
     with monkeypatch.context() as patched:
         patched.setattr(server, "send_block", lambda *args: (proxy.cut(), original(*args))[1])
-        with pytest.raises(OSError, match="link to|broke|cut"):
+        with pytest.raises(OSError, match=r"broke|cut"):
             part(100, 600)
     for first, end in ((600, 700), (0, 300), (300, 450)):
         worker.train()
@@ -304,7 +304,7 @@ def test_a_block_that_a_stopped_process_holds_is_left_out_and_its_way_goes_on(
 def test_an_upload_that_was_given_up_and_comes_late_is_not_applied(
     stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    center, proxy, worker = linked(stack, RULES[0], "int4")
+    center, _, worker = linked(stack, RULES[0], "int4")
     before, original, late = worker.total(center.pull()), Link.exchange, []
 
     def later(self: Link, *args: Any) -> None:
@@ -319,7 +319,7 @@ def test_an_upload_that_was_given_up_and_comes_late_is_not_applied(
     worker.exchange()
     untouched = center.pull()
     link, args = late[0]
-    with pytest.raises(ValueError, match="in order. Got number 1 after 2"):
+    with pytest.raises(ValueError, match=r"in order\. Got number 1 after 2"):
         original(link, *args)
     assert torch.equal(center.pull(), untouched)
     assert close_to(worker.total(center.pull()), before)
@@ -467,7 +467,7 @@ def test_a_center_that_is_killed_loses_at_most_the_reply_that_it_owed(rule: Rule
             assert blocks == [False] * 5
             assert close_to(lost, torch.zeros(NUMEL).double())
         else:
-            assert sum(blocks) == (3 if point == "after 3 blocks" else 5)
+            assert sum(blocks) in {"after 3 blocks": (3,), "before the reply": (5,), "in the reply": (3, 4, 5)}[point]
             heard = 0
             for part, its_share in zip(lost.split(BLOCK), share.split(BLOCK), strict=True):
                 is_lost = close_to(part, its_share)
@@ -629,7 +629,7 @@ def test_a_center_that_goes_silent_holds_up_training_for_one_timeout_and_no_more
 
 def test_several_streams_of_one_exchange_share_one_timeout(stack: ExitStack) -> None:
     """To ask for a reply, to come back and to exchange may each take long; together they end in time."""
-    center, proxy, worker = linked(stack, RULES[1], "int4")
+    _, proxy, worker = linked(stack, RULES[1], "int4")
     worker.train()
     proxy.is_down = True
     proxy.cut()
@@ -651,7 +651,7 @@ def test_several_streams_of_one_exchange_share_one_timeout(stack: ExitStack) -> 
 def test_a_worker_of_another_protocol_is_refused_with_a_sentence(
     stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    center, _, worker = linked(stack, RULES[0], "float32")
+    _, _, worker = linked(stack, RULES[0], "float32")
     stranger = hooke.connect(worker.link.url)
     sentence = r"must speak the same protocol. Got a worker of version 2, the center has 1. Install the same hooke"
     introduction = client.RemoteCenter._introduction
@@ -685,7 +685,7 @@ def test_a_worker_takes_over_the_name_of_the_one_before_and_keeps_it(stack: Exit
 
 
 def test_a_join_that_fails_leaves_the_one_before_where_it_is(stack: ExitStack) -> None:
-    center, _, before = linked(stack, RULES[0], "float32", name="alice")
+    _, _, before = linked(stack, RULES[0], "float32", name="alice")
     link = hooke.connect(before.link.url, name="alice")
     with pytest.raises(ValueError, match="must bring the same model"):
         link.join(torch.zeros(3), hooke.CenterSpec((), 3))
@@ -724,6 +724,6 @@ def test_a_heartbeat_notices_that_the_center_has_forgotten_the_worker(stack: Exi
 def test_no_clock_is_compared_between_machines() -> None:
     """Only `time.monotonic`, which is never sent."""
     folder = Path(hooke.remote.__file__).parent
-    assert not [
-        path.name for path in folder.glob("*.py") if "time.time()" in path.read_text() or "datetime" in path.read_text()
-    ]
+    for path in folder.glob("*.py"):
+        assert "time.time()" not in path.read_text(), path.name
+        assert "datetime" not in path.read_text(), path.name
