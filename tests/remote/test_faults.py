@@ -617,7 +617,7 @@ def test_a_center_that_goes_silent_holds_up_training_for_one_timeout_and_no_more
         assert count > 20
         kinds = {type(outcome.failure) for outcome in outcomes}
         assert TimeoutError in kinds
-        assert sum(isinstance(o.failure, TimeoutError) and "answer within" in str(o.failure) for o in outcomes) <= 2
+        assert sum(isinstance(o.failure, TimeoutError) and "answer within" in str(o.failure) for o in outcomes) <= 1
         outcomes.clear()
         deadline = time.monotonic() + 15
         while all(outcome.failure for outcome in outcomes) and time.monotonic() < deadline:
@@ -636,8 +636,8 @@ def test_several_streams_of_one_exchange_share_one_timeout(stack: ExitStack) -> 
     assert worker.fails_to_exchange() is not None
     proxy.is_down = False
     worker.link._is_lost = True
-    worker.link._wire.timeout = 1.0
-    proxy.delay = 0.3  # each way of each stream
+    worker.link._wire.timeout = 0.8
+    proxy.delay = 0.15  # each way of each of three streams, at least once; so each alone would end in time
     began = time.monotonic()
     assert isinstance(worker.fails_to_exchange(), TimeoutError)
     assert time.monotonic() - began < 1.8
