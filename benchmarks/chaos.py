@@ -37,7 +37,7 @@ from torch import nn
 import hooke
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "remote"))
-from proxy import Proxy
+from proxy import Proxy  # pyright: ignore[reportMissingImports]
 
 TIMEOUT = 2.0
 """Seconds that one exchange of these workers may take."""
@@ -156,10 +156,12 @@ class Kept:
             self.process = subprocess.Popen(self._command, stdout=log, stderr=log, env=environment())
 
     def again_if_killed(self) -> None:
+        """Start it again, if that is what happened."""
         if self.process.poll() is not None and self.process.returncode == -signal.SIGKILL:
             self._start()
 
     def send(self, number: signal.Signals) -> None:
+        """Send a signal, if it lives."""
         if self.process.poll() is None:
             self.process.send_signal(number)
 
@@ -169,6 +171,7 @@ class Kept:
         return self.process.poll() not in (None, 0, -signal.SIGKILL)
 
     def end(self) -> None:
+        """Ask it to end, and wait; kill it if it does not."""
         self.send(signal.SIGCONT)
         self.send(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
@@ -204,10 +207,12 @@ class Town:
             stack.callback(made.end)
 
     def reports(self) -> list[dict[str, Any]]:
+        """What each worker has written down; nothing from one that has not begun."""
         return [json.loads(path.read_text()) if path.exists() else {} for path in self.progress]
 
     @property
     def has_ended(self) -> bool:
+        """Whether every worker has taken its steps."""
         return all(report.get("finished") for report in self.reports())
 
     def tend(self) -> None:
@@ -218,6 +223,7 @@ class Town:
                 raise SystemExit(f"chaos: a process gave up. {self.logs()}")
 
     def logs(self) -> str:
+        """The end of what each process has printed."""
         return "\n".join(f"{path.name}: {path.read_text()[-1500:]}" for path in sorted(self.folder.glob("*.log")))
 
     def harm(self, fault: str, dice: random.Random) -> None:

@@ -262,6 +262,11 @@ class _Service(flight.FlightServerBase):
         except ProtocolError as error:
             self.desk.refused(protocol.PROTOCOL)
             raise wire_error(protocol.PROTOCOL, str(error)) from None
+        except (pa.ArrowException, OSError) as error:
+            self.desk.refused("cut")
+            raise wire_error(
+                "cut", f"serve: a stream must arrive whole. Got one that broke: {_first_line(error)}. Send it again."
+            ) from None
         except ValueError as error:
             self.desk.refused("invalid")
             raise wire_error("invalid", str(error)) from None

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 import hooke
 from hooke.remote import client, server
 from hooke.remote.link import Link
+from hooke.remote.wire import Wire
 from hooke.rule import Rule
 
 BLOCK, NUMEL = 160, 700
@@ -627,22 +628,27 @@ def test_a_center_that_goes_silent_holds_up_training_for_one_timeout_and_no_more
         )
 
 
-def test_several_streams_of_one_exchange_share_one_timeout(stack: ExitStack) -> None:
+def test_several_streams_of_one_exchange_share_one_timeout(stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
     """To ask for a reply, to come back and to exchange may each take long; together they end in time."""
     _, proxy, worker = linked(stack, RULES[1], "int4")
     worker.train()
     proxy.is_down = True
     proxy.cut()
     assert worker.fails_to_exchange() is not None
-    proxy.is_down = False
+    proxy.is_down, proxy.delay = False, 0.1  # each way, so that each stream takes 0.2 s or more
     worker.link._is_lost = True
-    worker.link._wire.timeout = 0.8
-    proxy.delay = 0.15  # each way of each of three streams, at least once; so each alone would end in time
+    left, options = [], Wire._options
+    monkeypatch.setattr(Wire, "_options", lambda self, seconds: (left.append(seconds), options(self, seconds))[1])
+    worker.exchange()
+    reply, come_back, exchange = left
+    assert reply <= 20
+    assert come_back <= reply - 0.2
+    assert exchange <= come_back - 0.2
+    proxy.is_silent, worker.link._wire.timeout = True, 0.5
     began = time.monotonic()
     assert isinstance(worker.fails_to_exchange(), TimeoutError)
-    assert time.monotonic() - began < 1.8
-    proxy.delay, worker.link._wire.timeout = 0.0, 20.0
-    worker.exchange()
+    assert time.monotonic() - began < 2
+    proxy.is_silent = False
 
 
 # Who comes, who goes --------------------------------------------------------------------------------------------------
