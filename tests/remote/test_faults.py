@@ -698,6 +698,28 @@ def test_a_join_that_fails_leaves_the_one_before_where_it_is(stack: ExitStack) -
     before.exchange()
 
 
+def test_a_worker_that_waits_joins_again_where_joining_was_cut_off(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    center, proxy, _ = linked(stack, RULES[0], "float32")
+    original, left = server.send_block, [4]
+
+    def send_block(*args: Any) -> int:
+        left[0] -= 1
+        if left[0] in (0, 2):
+            proxy.cut()
+        return original(*args)
+
+    monkeypatch.setattr(server, "send_block", send_block)
+    hasty, patient = hooke.connect(proxy.url), hooke.connect(proxy.url, wait=20.0)
+    with pytest.raises(OSError, match="broke"):
+        hasty.join(values(1), SPEC)
+    patient._wire.hang_up()
+    assert torch.equal(patient.join(values(1), SPEC), center.pull())
+    stack.callback(patient.close)
+    assert left[0] < 0
+
+
 def test_a_session_that_the_center_forgot_is_taken_back(stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
     for rule, codec in ((RULES[0], "int4"), (RULES[1], "float32"), (RULES[1], "int4")):
         center, _, worker = linked(stack, rule, codec)
