@@ -604,6 +604,11 @@ if not os.fork():
     os._exit(0)
 os.wait()
 assert link.status()["num_workers"] == 1
+try:
+    writer.done_writing()
+    reader.read_chunk()
+except flight.FlightError as error:
+    assert "all blocks must arrive" in str(error), error
 print("the child has closed nothing", flush=True)
 """
 
