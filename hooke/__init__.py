@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hooke.rule import LocalSGD as LocalSGD
     from hooke.rule import Rule as Rule
     from hooke.run import Run as Run
+    from hooke.sharded import ShardedCenter as ShardedCenter
     from hooke.simulate import Cluster as Cluster
     from hooke.simulate import Failure as Failure
     from hooke.simulate import Simulation as Simulation
@@ -68,6 +69,7 @@ _HOME = {
     "LocalCenter": "center",
     "ReplicatedCenter": "replicated",
     "GroupedCenter": "grouped",
+    "ShardedCenter": "sharded",
     "RemoteCenter": "remote",
     "CenterServer": "remote",
     "connect": "remote",

@@ -124,7 +124,7 @@ def make_certificates(folder: str | Path, hosts: Iterable[str] = (), *, days: in
     if authority is None:
         files |= {made.authority_key: _pem(key), made.authority: _pem(certificate)}
     if not made.token.exists():
-        files[made.token] = secrets.token_urlsafe().encode() + b"\n"
+        files[made.token] = secrets.token_urlsafe().encode()  # no end of line: a Kubernetes secret keeps it
     _write(files)
     return made
 
@@ -158,7 +158,7 @@ def _authority_in(folder: Path) -> tuple[tuple[Key, x509.Certificate] | None, li
         )
     for name in ("server", "client"):
         _check_issued(folder / f"{name}.pem", certificate)
-    return (key, certificate), _hosts_of(folder / "server.pem")
+    return (key, certificate), hosts_of(folder / "server.pem")
 
 
 def _exists(folder: Path, name: str) -> bool:
@@ -195,12 +195,13 @@ def _check_issued(path: Path, authority: x509.Certificate) -> None:
         ) from None
 
 
-def _hosts_of(path: Path) -> list[str]:
-    """Names and addresses of a certificate for a center; none where there is none."""
-    if not path.exists():
+def hosts_of(path: str | Path) -> list[str]:
+    """Names and addresses that a certificate is for, in its order; none where there is no such certificate."""
+    try:
+        extensions = x509.load_pem_x509_certificate(Path(path).read_bytes()).extensions
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (OSError, ValueError, x509.ExtensionNotFound):
         return []
-    extensions = x509.load_pem_x509_certificate(path.read_bytes()).extensions
-    names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return [str(name.value) for name in names]
 
 

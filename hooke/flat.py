@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -66,6 +66,20 @@ class Entry:
     def view(self, vector: Float[Tensor, " n"]) -> Tensor:
         """This entry's part of `vector`, in its own shape and memory order, sharing memory."""
         return vector.as_strided(self.shape, self.stride, vector.storage_offset() + self.offset)
+
+    def cut(self, start: int, stop: int) -> Entry | None:
+        """What of it lies between these elements of the vector, counted from `start`; `None` if nothing does.
+
+        An entry that is cut is a row of values as they lie in memory, and its name says which: `weight[32:96]`.
+        """
+        first, last = max(self.offset, start), min(self.offset + self.numel, stop)
+        if first >= last:
+            return None
+        if last - first == self.numel:
+            return replace(self, offset=self.offset - start)
+        name = f"{self.name}[{first - self.offset}:{last - self.offset}]"
+        order = (0,) if last - first > 1 else ()
+        return Entry(name, (last - first,), self.dtype, first - start, order, self.kind)
 
     def plain(self) -> dict[str, Any]:
         """This entry as JSON holds it."""

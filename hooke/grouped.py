@@ -15,9 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooke.center import Center
+from hooke.prepared import prepared_center
 from hooke.ranks import Ranks
-from hooke.replicated import check_same_everywhere, told_by_first
 from hooke.rule import Rule, State
+from hooke.run import Run
 from hooke.spec import CenterSpec, Refused
 
 _VERBS = ("join", "exchange", "a step beside an exchange", "the end of an exchange", "pull", "pull_memory", "put")
@@ -43,14 +44,10 @@ class Group(Ranks):
 
     def __init__(self, group: dist.ProcessGroup | None, timeout: float) -> None:
         members = dist.get_process_group_ranks(group or dist.distributed_c10d._get_default_group())
-        wait = datetime.timedelta(seconds=timeout)
-        options: dict[str, Any] = {"timeout": wait, "use_local_synchronization": True}
-        self._words = dist.new_group(members, backend="gloo", **options)
-        on_device = "nccl" in dist.get_backend_config(group)
-        self._vectors = dist.new_group(members, backend="nccl", **options) if on_device else self._words
-        self._device = torch.device("cuda", torch.cuda.current_device()) if on_device else None
+        self.size, self.rank = len(members), dist.get_rank(group)
+        self._words = _own_group(members, self.rank, timeout)
+        self._group, self._is_nccl = group, "nccl" in dist.get_backend_config(group)
         self._timeout = timeout
-        self.size, self.rank = len(members), dist.get_rank(self._words)
         self.speaks = self.rank == 0
         self.own: Center | None = None
         self.numbers = [0, 1, 0]
@@ -98,7 +95,7 @@ class Group(Ranks):
         mine = torch.tensor(numbers, dtype=torch.int64)
         everywhere = [torch.empty_like(mine) for _ in range(self.size)]
         try:
-            dist.all_gather(everywhere, mine, group=self._words)
+            self._words.allgather([everywhere], [mine]).wait()
         except RuntimeError as error:
             raise RuntimeError(
                 f"GroupedCenter: every rank of the worker must come to {verb} within {self._timeout:g} seconds. Got: "
@@ -125,7 +122,7 @@ class Group(Ranks):
 
     def share(self, failure: Exception | None, vectors: Sequence[Tensor] = ()) -> None:
         """Give every rank rank 0's failure, which is raised everywhere in the same words, or its vectors."""
-        said = json.loads(told_by_first(self._said(failure) if self.speaks else None, self._words))
+        said = json.loads(self.tell(self._said(failure) if self.speaks else ""))
         self.numbers = said["numbers"]
         if failure is not None:
             raise failure
@@ -141,22 +138,39 @@ class Group(Ranks):
         numbers = self.numbers if center is None else [center.num_workers, center.counted_workers, center.exchanges]
         return json.dumps({"kind": kind, "sentence": str(failure), "numbers": numbers})
 
+    def tell(self, text: str) -> str:
+        """Rank 0's text, on every rank."""
+        words = torch.frombuffer(bytearray((text or " ").encode()), dtype=torch.uint8)
+        size = torch.tensor([words.numel()])
+        self._words.broadcast(size, 0).wait()
+        told = words if self.speaks else torch.zeros(int(size), dtype=torch.uint8)
+        self._words.broadcast(told, 0).wait()
+        return bytes(told.tolist()).decode()
+
     def _broadcast(self, vector: Tensor) -> None:
-        """By nccl through the device, whence the ranks' links are; else where the vector is."""
+        """By nccl between devices, in the user's group, since all ranks have just met; else by gloo."""
         if not vector.numel():
             return
-        if self._device is None or vector.device == self._device:
-            dist.broadcast(vector, group_src=0, group=self._vectors)
+        if not self._is_nccl:
+            self._words.broadcast(vector, 0).wait()
             return
-        there = vector.to(self._device)
-        dist.broadcast(there, group_src=0, group=self._vectors)
-        if not self.speaks:
+        there = vector.to(torch.device("cuda", torch.cuda.current_device()))  # itself, if it is there
+        dist.broadcast(there, group_src=0, group=self._group)
+        if there is not vector and not self.speaks:
             vector.copy_(there)
 
-    def end(self) -> None:
-        """Give the groups back."""
-        for group in {self._words, self._vectors}:
-            dist.destroy_process_group(group)
+
+def _own_group(members: Sequence[int], rank: int, timeout: float) -> Any:
+    """Gloo among these ranks alone: no collective of the user's can meet one of ours, whoever comes out of step.
+
+    `torch.distributed.new_group` would need every rank of the world, or names that are new on all of them.
+    """
+    store = dist.distributed_c10d._get_default_store()
+    name = f"hooke/{'-'.join(map(str, members))}"
+    count = store.add(f"{name}/{rank}", 1)
+    wait = datetime.timedelta(seconds=timeout)
+    own = dist.PrefixStore(f"{name}/{count}", store)  # pyright: ignore[reportPrivateImportUsage]
+    return dist.ProcessGroupGloo(own, rank, len(members), wait)
 
 
 class GroupedCenter:
@@ -172,14 +186,15 @@ class GroupedCenter:
     are rank 0's, as under `DistributedDataParallel`. Rank 0 alone writes rows and counts bytes.
 
     Args:
-        center: A function that makes the real center, which rank 0 alone calls: `hooke.connect`, or
-            `lambda: hooke.connect(url, codec="int4")`. Or the real center itself on rank 0, `None` on the others.
+        center: A function that makes the real center, which rank 0 alone calls, e.g.
+            `lambda: hooke.connect(url, codec="int4")`. Or the real center itself on rank 0, anything on the others.
+            Default: the one that `hooke run` prepared or that HOOKE_CENTER names.
         group: The worker's ranks; default: all. `torch.distributed.init_process_group` comes first.
         timeout: Seconds that the ranks wait for one another, longer than the center's own time-out.
 
     Raises:
         RuntimeError: torch.distributed has not been initialized.
-        ValueError: Rank 0 brings no center.
+        ValueError: Rank 0 has no center, or one that is not for one worker alone.
         OSError: The center can't be reached; on every rank, as whatever else the function raises.
 
     Example:
@@ -188,7 +203,7 @@ class GroupedCenter:
         ```python
         torch.distributed.init_process_group("nccl")
         model = torch.nn.parallel.DistributedDataParallel(model)
-        with hooke.Worker(model, optimizer, hooke.EASGD(), center=hooke.GroupedCenter(hooke.connect), overlap=True):
+        with hooke.Worker(model, optimizer, hooke.EASGD(), center=hooke.GroupedCenter(), overlap=True):
             ...
         ```
     """
@@ -255,8 +270,7 @@ class GroupedCenter:
             Refused: Rank 0's values are not finite.
             OSError: The center can't be reached.
         """
-        self.ranks.meet("join")
-        check_same_everywhere(spec, initial.device, self.ranks._words, "GroupedCenter")
+        self._check_same(spec)
         values, failure = self.ranks.tried(lambda center: center.join(initial, spec, memory))
         values = torch.empty(spec.numel) if values is None else values
         self.ranks.share(failure, (values,))
@@ -331,10 +345,23 @@ class GroupedCenter:
             self.ranks.own.leave(finished=finished)
         self._numel = None
 
-    def close(self) -> None:
-        """Leave, and give the process groups back; the real center stays open."""
-        self.leave()
-        self.ranks.end()
+    def _check_same(self, spec: CenterSpec) -> None:
+        """Every rank raises where one differs."""
+        self.ranks.meet("join")
+        of_rank_0, difference = CenterSpec.from_json(self.ranks.tell(spec.to_json())), None
+        try:
+            of_rank_0.check_same(spec)
+            of_rank_0.check_schedule(spec)
+        except ValueError as error:
+            difference = error
+        differing = sum(row[1] for row in self.ranks.meet("join", int(difference is not None)))
+        if difference is not None:
+            raise difference
+        if differing:
+            raise ValueError(
+                f"GroupedCenter: every rank must bring rank 0's model, rule and periods. Got others on {differing} "
+                "rank(s). Build the same Worker on every rank."
+            )
 
     def _joined(self) -> int:
         if self._numel is None:
@@ -343,11 +370,7 @@ class GroupedCenter:
 
 
 def _made(center: Center | Callable[[], Center] | None) -> Center:
-    made = center() if callable(center) else center
-    if made is None:
-        raise ValueError(
-            "GroupedCenter: rank 0 must bring the center. Got none. Pass hooke.connect, or a function that makes it."
-        )
+    made = prepared_center(Run.current()) if center is None else center() if callable(center) else center
     if made.is_synchronous or not made.on_host:
         raise ValueError(
             "GroupedCenter: rank 0's center must be one where each worker exchanges on its own. Got "

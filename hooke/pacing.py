@@ -38,7 +38,7 @@ SLACK = 0.8
 KEPT, FEWEST = 9, 3
 """Measurements of which the median counts, and how many there must be: one that is far off changes nothing."""
 
-LEG_STEPS, LEG_SECONDS, LONGEST_LEG = 10, 0.2, 5.0
+LEG_STEPS, LEG_SECONDS, LONGEST_LEG = 10, 0.5, 5.0
 """Steps are timed by legs: at least so many and so long, but a leg of long steps may end after 5 seconds."""
 
 

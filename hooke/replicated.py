@@ -76,7 +76,7 @@ class ReplicatedCenter:
             ValueError: Some rank has another model, rule or schedule; the sentence names the first difference.
             Refused: The first rank's values are not finite.
         """
-        check_same_everywhere(spec, initial.device, self._group, "ReplicatedCenter")
+        self._check_same_everywhere(spec, initial.device)
         spec.check_memory(memory)
         center, *beside = (vector.clone() for vector in (initial, *memory))
         for vector in (center, *beside):
@@ -181,45 +181,36 @@ class ReplicatedCenter:
         """Forget the center; the process group stays the caller's."""
         self._vector, self._memory, self._loss = None, (), math.inf
 
+    def _check_same_everywhere(self, spec: CenterSpec, device: torch.device) -> None:
+        """Every rank raises where one differs, so that none waits for the others."""
+        text = spec.to_json().encode()
+        size = torch.tensor([len(text)], device=device)
+        dist.broadcast(size, group_src=0, group=self._group)
+        first = torch.zeros(int(size), dtype=torch.uint8, device=device)
+        if dist.get_rank(self._group) == 0:
+            first.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
+        dist.broadcast(first, group_src=0, group=self._group)
+        difference: ValueError | None = None
+        try:
+            of_rank_0 = CenterSpec.from_json(bytes(first.tolist()).decode())
+            of_rank_0.check_same(spec)
+            of_rank_0.check_schedule(spec)
+        except ValueError as error:
+            difference = error
+        differing = torch.tensor([float(difference is not None)], device=device)
+        dist.all_reduce(differing, group=self._group)
+        if difference is not None:
+            raise difference
+        if differing.item():
+            raise ValueError(
+                f"ReplicatedCenter: every rank must bring rank 0's model, rule and periods. Got others on "
+                f"{int(differing)} rank(s). Build the same Worker on every rank."
+            )
+
     def _joined(self) -> tuple[Tensor, CenterSpec]:
         if self._vector is None or self._spec is None:
             raise ValueError("ReplicatedCenter: join comes first. Got an object without a center. Use a Worker.")
         return self._vector, self._spec
-
-
-def check_same_everywhere(spec: CenterSpec, device: torch.device, group: dist.ProcessGroup | None, who: str) -> None:
-    """Every rank of the group raises where one's spec differs from rank 0's, so that none waits for the others.
-
-    Raises:
-        ValueError: One differs; on that rank the sentence names the first difference.
-    """
-    text = told_by_first(spec.to_json() if dist.get_rank(group) == 0 else None, group, device)
-    difference: ValueError | None = None
-    try:
-        of_rank_0 = CenterSpec.from_json(text)
-        of_rank_0.check_same(spec)
-        of_rank_0.check_schedule(spec)
-    except ValueError as error:
-        difference = error
-    differing = torch.tensor([float(difference is not None)], device=device)
-    dist.all_reduce(differing, group=group)
-    if difference is not None:
-        raise difference
-    if differing.item():
-        raise ValueError(
-            f"{who}: every rank must bring rank 0's model, rule and periods. Got others on "
-            f"{int(differing)} rank(s). Build the same Worker on every rank."
-        )
-
-
-def told_by_first(text: str | None, group: dist.ProcessGroup | None, device: torch.device | None = None) -> str:
-    """The text of rank 0, on every rank of the group; the others give `None`."""
-    words = torch.frombuffer(bytearray((text or " ").encode()), dtype=torch.uint8).to(device)
-    size = torch.tensor([words.numel()], device=device)
-    dist.broadcast(size, group_src=0, group=group)
-    told = words if text is not None else torch.zeros(int(size), dtype=torch.uint8, device=device)
-    dist.broadcast(told, group_src=0, group=group)
-    return bytes(told.tolist()).decode()
 
 
 def _refusal(x: Tensor, center: Tensor) -> Refused | None:

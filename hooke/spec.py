@@ -30,6 +30,7 @@ class CenterSpec:
         parameters_end: Where the parameters end; what follows are averaged buffers. Default: `numel`.
         memory: Names of the vectors that the center keeps beside it (`Rule.center_memory`), each of `numel` elements.
         schedule: When a worker exchanges what, in words; compared only where all exchange at once.
+        part: Which part of the model's vector it is, in words, where several centers share one (`ShardedCenter`).
     """
 
     entries: tuple[Entry, ...]
@@ -37,6 +38,7 @@ class CenterSpec:
     parameters_end: int = -1
     memory: tuple[str, ...] = ()
     schedule: str = ""
+    part: str = ""
 
     def __post_init__(self) -> None:
         if self.parameters_end < 0:
@@ -52,7 +54,8 @@ class CenterSpec:
         """As one JSON text."""
         entries = [entry.plain() for entry in self.entries]
         sizes = {"numel": self.numel, "parameters_end": self.parameters_end}
-        return json.dumps({"entries": entries, **sizes, "memory": self.memory, "schedule": self.schedule})
+        words = {"memory": self.memory, "schedule": self.schedule, "part": self.part}
+        return json.dumps({"entries": entries, **sizes, **words})
 
     @staticmethod
     def from_json(text: str) -> CenterSpec:
@@ -60,8 +63,20 @@ class CenterSpec:
         plain = json.loads(text)
         entries = tuple(Entry.from_plain(entry) for entry in plain["entries"])
         memory = tuple(str(name) for name in plain.get("memory", ()))  # older files have none
-        schedule = str(plain.get("schedule", ""))
-        return CenterSpec(entries, int(plain["numel"]), int(plain["parameters_end"]), memory, schedule)
+        sizes = int(plain["numel"]), int(plain["parameters_end"])
+        return CenterSpec(entries, *sizes, memory, str(plain.get("schedule", "")), str(plain.get("part", "")))
+
+    def cut(self, start: int, stop: int, part: str) -> CenterSpec:
+        """The spec of the elements from `start` to `stop`; an entry that is cut counts as the row of values it is.
+
+        Args:
+            start: First element, in units of 16.
+            stop: One after the last.
+            part: What to call it.
+        """
+        entries = [piece for entry in self.entries if (piece := entry.cut(start, stop)) is not None]
+        border = min(max(0, self.parameters_end - start), stop - start)
+        return CenterSpec(tuple(entries), stop - start, border, self.memory, self.schedule, part)
 
     def check_same(self, other: CenterSpec) -> None:
         """Refuse a worker whose spec is `other`.
@@ -69,6 +84,11 @@ class CenterSpec:
         Raises:
             ValueError: A sentence that names the first difference.
         """
+        if self.part != other.part:
+            raise ValueError(
+                f"center: a center must get the same part of the vector from every worker. Got {other.part or 'all'}, "
+                f"it holds {self.part or 'all'}. Name the same centers in the same order on every worker."
+            )
         for ours, theirs in zip(self.entries, other.entries, strict=False):
             for field in ("name", "kind", "shape", "dtype", "order"):
                 if getattr(ours, field) != getattr(theirs, field):

@@ -34,7 +34,9 @@ def test_help_names_the_commands(hooke) -> None:
 def test_help_of_run_names_every_option(hooke) -> None:
     said = hooke("run", "--help")
     assert said.exit_code == 0
-    for option in ("--workers", "--out", "--resume", "--max-restarts", "--checkpoint-every", "SCRIPT", "ARGS"):
+    names = ["--workers", "--out", "--resume", "--max-restarts", "--checkpoint-every", "SCRIPT", "ARGS"]
+    names += ["--listen", "--join", "--codec", "--token-file", "--authority", "--certificate", "--key", "--wait"]
+    for option in names:
         assert option in said.output
     assert "hooke run --workers 4 train.py --lr 0.1" in said.output
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from hooke.center import LocalCenter
 from hooke.exchange import Outcome
-from hooke.pacing import FIRST, HEADROOM, LONGEST, SHARE, SLACK, Choice, Pace
+from hooke.pacing import FIRST, HEADROOM, KEPT, LONGEST, SHARE, SLACK, Choice, Pace
 from hooke.record import read
 from hooke.rule import EAMSGD, EASGD, Rule
 from hooke.run import Run
@@ -341,6 +341,7 @@ def test_a_worker_settles_where_theory_says_and_follows_its_link(
     for seconds in (0.5, 2.0, 0.25):
         virtual.center.seconds = seconds
         periods.append(virtual.train(400, 0.1))
+        assert virtual.worker._watch._phases[-1][1] == periods[-1]
     virtual.end()
     assert periods == [theory(0.1, 0.5), theory(0.1, 2.0), theory(0.1, 0.25)] == [6, 22, 3]
     told, seconds = rows_of(tmp_path, "communication_period"), rows_of(tmp_path, "step_seconds")
@@ -365,6 +366,22 @@ def test_an_exchange_may_take_a_whole_period(monkeypatch: pytest.MonkeyPatch) ->
     assert virtual.train(400, 0.1) == 1
     assert virtual.begun[-100:] == list(range(300, 400))
     virtual.end()
+
+
+def test_a_worker_that_is_started_again_does_not_count_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    virtual = Virtual(monkeypatch)
+    virtual.center.seconds = 0.5
+    pace = virtual.worker._pace
+    assert pace is not None
+    for _ in range(9):
+        virtual.worker.start()
+        assert virtual.train(60, 0.1) in (FIRST, 6)
+        virtual.link.arrive(by=math.inf)
+        virtual.worker.stop()
+        virtual.clock.now += 1000.0
+    assert virtual.worker.communication_period == 6
+    assert max(pace._steps) == pytest.approx(0.1)
+    virtual.center.close()
 
 
 def test_a_link_that_is_cut_teaches_nothing(monkeypatch: pytest.MonkeyPatch, run: Callable, tmp_path: Path) -> None:
@@ -458,6 +475,24 @@ def test_ranks_that_exchange_at_once_need_a_period_that_all_know() -> None:
         Worker(model, optimizer, EASGD(), center=center, overlap=True)
 
 
+def test_ranks_of_one_worker_need_a_period_that_all_know_too() -> None:
+    center: Any = SimpleNamespace(is_synchronous=False, ranks=SimpleNamespace(size=2))
+    model = nn.Linear(3, 1)
+    sentence = (
+        'Worker: communication_period="auto" needs a worker that is one process. Got one of 2 ranks, whose '
+        "clocks differ. Set a whole number of steps."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        Worker(
+            model,
+            torch.optim.SGD(model.parameters(), lr=0.1),
+            EASGD(),
+            center=center,
+            overlap=True,
+            communication_period="auto",
+        )
+
+
 def test_in_words_it_is_auto() -> None:
     assert str(Pace()) == "period auto, 1 fragment"
     assert str(Schedule.of(3)) == "period 3, 1 fragment"
@@ -466,10 +501,13 @@ def test_in_words_it_is_auto() -> None:
 # A worker on the real clock ------------------------------------------------------------------------------------------
 
 
-def test_with_a_thread_and_a_link_that_sleeps_it_follows_too(run: Callable, tmp_path: Path) -> None:
+def test_with_a_thread_and_a_link_that_sleeps_it_follows_too(
+    run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """How long a sleep takes is this machine's affair: periods are judged by the rows beside them."""
+    monkeypatch.setattr("hooke.pacing.SHARE", 1e6)  # on a busy machine, what it takes from the processor says nothing
     center, model = Far(), nn.Linear(3, 1)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
 
     def train_until(reached: Callable[[int], bool]) -> int:
         for _ in range(4000):
@@ -480,15 +518,15 @@ def test_with_a_thread_and_a_link_that_sleeps_it_follows_too(run: Callable, tmp_
                 return worker.communication_period
         raise AssertionError(f"still {worker.communication_period}")
 
-    center.seconds = 0.12
+    center.seconds = 0.25
     with Worker(model, optimizer, EASGD(), center=center, overlap=True, communication_period="auto") as worker:
         slow = train_until(lambda period: period > FIRST)
-        center.seconds = 0.012
+        center.seconds = 0.02
         quick = train_until(lambda period: period < slow / 2)
-        center.seconds = 0.12
+        center.seconds = 0.25
         train_until(lambda period: period > 2 * quick)
     center.close()
     exchanges = rows_of(tmp_path, "exchange_seconds")
     for told, step in zip(rows_of(tmp_path, "communication_period"), rows_of(tmp_path, "step_seconds"), strict=True):
-        last = [row["value"] for row in exchanges if row["step"] <= told["step"]][-5:]
-        assert told["value"] >= theory(step["value"], float(np.median(last)))  # more where the processor is dear
+        last = [row["value"] for row in exchanges if row["step"] <= told["step"]][-KEPT:]
+        assert told["value"] == theory(step["value"], float(np.median(last)))

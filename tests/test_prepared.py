@@ -37,7 +37,7 @@ def test_the_environment_names_a_center_elsewhere(
 ) -> None:
     spec = hooke.CenterSpec((), 2)
     with hooke.serve(center, token="t") as server:
-        for name, value in {"CENTER": server.url, "TOKEN": "t", "CODEC": "int8"}.items():
+        for name, value in {"CENTER": server.url, "TOKEN": "t\n", "CODEC": "int8"}.items():
             monkeypatch.setenv(f"HOOKE_{name}", value)
         workers = [prepared_center(run_in(tmp_path, "")), prepared_center(None)]
         for worker in workers:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
-import os
 import re
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +12,7 @@ import pytest
 import reference
 import torch
 import torch.distributed as dist
-from cases import ETA, FORK, SYNCHRONOUS, Quadratic, RuleCase, flat, fragments_of
+from cases import ETA, SYNCHRONOUS, Quadratic, RuleCase, flat, fragments_of, on_ranks
 from torch import Tensor, nn
 
 from hooke.averaged import Averaged
@@ -27,24 +23,6 @@ from hooke.spec import CenterSpec, Refused
 from hooke.worker import Worker
 
 STEPS = 100
-
-
-def run_rank(rank: int, world: int, store: str, function: Callable, args: tuple[Any, ...]) -> Any:
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    timeout = datetime.timedelta(seconds=60)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=timeout)
-    try:
-        return function(rank, *args)
-    finally:
-        dist.destroy_process_group()
-
-
-def on_ranks(world: int, folder: Path, function: Callable, *args: Any) -> list[Any]:
-    """What `function(rank, *args)` gives in each of `world` processes of one group."""
-    with ProcessPoolExecutor(world, mp_context=FORK) as pool:
-        started = [pool.submit(run_rank, rank, world, str(folder / "store"), function, args) for rank in range(world)]
-        return [one.result(timeout=100) for one in started]
 
 
 def values(numel: int, seed: int) -> Tensor:

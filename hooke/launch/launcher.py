@@ -138,8 +138,9 @@ class _Launch:
             self._say(f"the center is at {self._link.join}")
         if self._server is not None:
             self._server.start()
-            self._say(f"the center listens at {self._server.url}")
-            self._say(f"start workers elsewhere with:  {self._link.invitation(self._server.url)}")
+            url = self._link.advertised(self._server.url)
+            self._say(f"the center listens at {url}")
+            self._say(f"start workers elsewhere with:  {self._link.invitation(url)}")
 
     def _start(self) -> None:
         threads = max(1, evidence.cores() // self._request.workers)

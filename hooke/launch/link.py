@@ -11,6 +11,8 @@ from typing import Any
 
 from hooke.launch.request import LaunchError
 
+_NEAR = ("localhost", "127.0.0.1", "::1")
+
 
 @dataclass(frozen=True)
 class Link:
@@ -68,7 +70,7 @@ class Link:
             LaunchError: The file can't be read, or is empty.
         """
         if self.token_file is None:
-            return os.environ.get("HOOKE_TOKEN") or None
+            return os.environ.get("HOOKE_TOKEN", "").strip() or None
         try:
             token = self.token_file.read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
@@ -102,6 +104,17 @@ class Link:
         made = [word for name, value in options.items() if value for word in (f"--{name}", str(value))]
         made += ["--insecure"] if self.insecure else []
         return made + (["--wait", f"{self.wait:g}"] if self.wait != Link.wait else [])
+
+    def advertised(self, url: str) -> str:
+        """Where others reach what listens at `url`: on every address, by the first name of its certificate."""
+        scheme, _, where = url.partition("://")
+        if self.certificate is None or self.listen.rpartition(":")[0] not in ("0.0.0.0", "[::]"):
+            return url
+        from hooke.certificate import hosts_of
+
+        far = [host for host in hosts_of(self.certificate) if host not in _NEAR and "*" not in host]
+        host = f"[{far[0]}]" if far and ":" in far[0] else far[0] if far else where.rpartition(":")[0]
+        return f"{scheme}://{host}:{where.rpartition(':')[2]}"
 
     def invitation(self, url: str) -> str:
         """The command that starts workers elsewhere, and what they need beside it."""

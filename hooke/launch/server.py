@@ -54,7 +54,7 @@ class ServerProcess:
         Raises:
             LaunchError: It can't.
         """
-        said = self._first_word(self._begun(self._link.listen))
+        said = self._first_word(self._begun(self._link.listen, subprocess.PIPE))
         if "url" not in said:
             raise LaunchError(said.get("error", f"--listen needs a server that starts. What it said: {self._log}"))
         self.url = said["url"]
@@ -69,7 +69,8 @@ class ServerProcess:
                 f"the server of the center {how_it_ended(code)}. It is started again; workers elsewhere train on."
             )
         if self._process is None and self.url and time.monotonic() >= self._start_at:
-            self._begun(f"{self._link.listen.rpartition(':')[0]}:{self.url.rpartition(':')[2]}")
+            where = f"{self._link.listen.rpartition(':')[0]}:{self.url.rpartition(':')[2]}"
+            self._begun(where, subprocess.DEVNULL)
 
     def kill(self) -> None:
         """End it at once."""
@@ -79,7 +80,7 @@ class ServerProcess:
             self._process.wait()
             self._process = None
 
-    def _begun(self, listen: str) -> subprocess.Popen[bytes]:
+    def _begun(self, listen: str, stdout: int) -> subprocess.Popen[bytes]:
         options = json.dumps({"center": str(self._center), **self._link.serving(), "listen": listen})
         token = {"HOOKE_TOKEN": self._link.token() or ""}
         with self._log.open("ab") as log:
@@ -87,7 +88,7 @@ class ServerProcess:
                 command(["-P", "-m", "hooke.launch.server", options]),
                 env={**os.environ, **token, "PYTHONUNBUFFERED": "1"},
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
+                stdout=stdout,
                 stderr=log,
                 start_new_session=True,
             )
@@ -98,7 +99,7 @@ class ServerProcess:
     def _first_word(process: subprocess.Popen[bytes]) -> dict[str, str]:
         """What it says first: where it listens, or why not; nothing where it ends, or hangs."""
         assert process.stdout is not None
-        with selectors.DefaultSelector() as selector:
+        with process.stdout, selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
             line = process.stdout.readline() if selector.select(START_SECONDS) else b""
         return json.loads(line) if line else {}

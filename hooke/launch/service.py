@@ -70,8 +70,9 @@ class _Service:
         except (ValueError, OSError) as error:
             raise LaunchError(str(error)) from None
         with server:
-            _say(f"the center listens at {server.url}; it is saved in {self._directory}{restored}")
-            _say(f"start workers with:  {self._link.invitation(server.url)}")
+            url = self._link.advertised(server.url)
+            _say(f"the center listens at {url}; it is saved in {self._directory}{restored}")
+            _say(f"start workers with:  {self._link.invitation(url)}")
             while not self._stopping.signal:
                 self._tell_who_is_there(server.status())
                 if time.monotonic() - self._saved_at >= self._every:

@@ -8,11 +8,11 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack, overload
 
 import torch
 from jaxtyping import Float
@@ -28,6 +28,7 @@ from hooke.remote.trouble import Address, SessionUnknown, diagnosis
 from hooke.remote.wire import Wire
 from hooke.rule import EASGD, Rule, State
 from hooke.rule_json import rule_to_plain
+from hooke.sharded import ShardedCenter
 from hooke.spec import CenterSpec, Refused, check_vector, extent, length
 
 BEAT_SECONDS = 5.0
@@ -600,8 +601,30 @@ def _said(items: Iterator[Any]) -> dict[str, Any]:
     )
 
 
+class Settings(TypedDict, total=False):
+    """What `connect` takes beside the address."""
+
+    token: str | None
+    authority: str | Path | None
+    certificate: str | Path | None
+    key: str | Path | None
+    codec: str | None
+    timeout: float
+    wait: float
+    name: str | None
+    insecure: bool | None
+
+
+@overload
+def connect(url: str | None = None, **settings: Unpack[Settings]) -> RemoteCenter: ...
+
+
+@overload
+def connect(url: Sequence[str], **settings: Unpack[Settings]) -> ShardedCenter: ...
+
+
 def connect(
-    url: str | None = None,
+    url: str | Sequence[str] | None = None,
     *,
     token: str | None = None,
     authority: str | Path | None = None,
@@ -612,14 +635,15 @@ def connect(
     wait: float = 0.0,
     name: str | None = None,
     insecure: bool | None = None,
-) -> RemoteCenter:
+) -> RemoteCenter | ShardedCenter:
     """A center on another machine, for one worker.
 
     What is not given comes from the environment: HOOKE_CENTER, HOOKE_TOKEN, HOOKE_AUTHORITY, HOOKE_CERTIFICATE,
     HOOKE_KEY, HOOKE_CODEC.
 
     Args:
-        url: `grpc+tls://HOST:PORT`, or `grpc://HOST:PORT` in the clear, as the center printed it.
+        url: `grpc+tls://HOST:PORT`, or `grpc://HOST:PORT` in the clear, as the center printed it. Several, in a list or
+            with commas between them: the vector is split over these centers, see `ShardedCenter`.
         token: What the center was started with.
         authority: PEM file of the authority that the center's certificate comes from. Default: those the system knows.
         certificate: PEM file of this worker's own certificate, where the center asks for one.
@@ -645,23 +669,47 @@ def connect(
     """
     given = {"authority": authority, "certificate": certificate, "key": key}
     files = {name: path or os.environ.get(f"HOOKE_{name.upper()}") or None for name, path in given.items()}
-    token = checked_token(token or os.environ.get("HOOKE_TOKEN") or None, "connect")
-    url = url or os.environ.get("HOOKE_CENTER")
-    if url is None:
-        raise ValueError("connect: needs the center's address. Got none. Pass url, or set HOOKE_CENTER.")
+    token = checked_token(token or os.environ.get("HOOKE_TOKEN", "").strip() or None, "connect")
+    urls = _urls(url or os.environ.get("HOOKE_CENTER"))
     if not timeout > 0:
         raise ValueError(f"connect: timeout must be above 0 seconds. Got {timeout}. Use e.g. 60.")
-    address = Address.of(url)
+    addresses = [Address.of(one) for one in urls]
     insecure = os.environ.get("HOOKE_INSECURE") == "1" if insecure is None else insecure
-    if token is not None and not (address.tls or insecure or is_loopback(address.host)):
+    for address in addresses:
+        if token is not None and not (address.tls or insecure or is_loopback(address.host)):
+            raise ValueError(
+                f"connect: a token must not travel in the clear. Got {address.url}. Use grpc+tls://, or say "
+                "insecure=True (--insecure)."
+            )
+    made, name = codec_of(codec or os.environ.get("HOOKE_CODEC") or "float32"), name or _own_name()
+    wires = [Wire(address, token=token, timeout=timeout, **files) for address in addresses]
+    centers = [RemoteCenter(wire, made, name, wait=wait) for wire in wires]
+    try:
+        for center in centers:
+            _greet(center, wait, files)
+    except BaseException:
+        for center in centers:
+            center.close()
+        raise
+    return centers[0] if len(centers) == 1 else ShardedCenter(centers)
+
+
+def _urls(given: str | Sequence[str] | None) -> list[str]:
+    """One address or several.
+
+    Raises:
+        ValueError: None, or one twice.
+    """
+    listed = given.split(",") if isinstance(given, str) else given or ()
+    urls = [url.strip() for url in listed if url.strip()]
+    if not urls:
+        raise ValueError("connect: needs the center's address. Got none. Pass url, or set HOOKE_CENTER.")
+    if len(set(urls)) < len(urls):
         raise ValueError(
-            f"connect: a token must not travel in the clear. Got {url}. Use grpc+tls://, or say insecure=True "
-            "(--insecure)."
+            f"connect: each part of the vector needs a center of its own. Got an address twice in {','.join(urls)}. "
+            "Name each once."
         )
-    made = codec_of(codec or os.environ.get("HOOKE_CODEC") or "float32")
-    center = RemoteCenter(Wire(address, token=token, timeout=timeout, **files), made, name or _own_name(), wait=wait)
-    _greet(center, wait, files)
-    return center
+    return urls
 
 
 def _own_name() -> str:

@@ -18,7 +18,8 @@ def check_sound(spec: CenterSpec) -> None:
     Raises:
         ValueError: That.
     """
-    if not 0 < spec.parameters_end <= spec.numel <= MAX_PARAMETERS:
+    fewest = 0 if spec.part else 1  # a part of a vector may be averaged buffers alone
+    if not fewest <= spec.parameters_end <= spec.numel <= MAX_PARAMETERS or not spec.numel:
         raise ValueError(
             f"serve: a center holds 1 to {MAX_PARAMETERS:,} values. Got {spec.numel}, of which {spec.parameters_end} "
             "are parameters. Split a larger model over several centers."
@@ -27,6 +28,11 @@ def check_sound(spec: CenterSpec) -> None:
         raise ValueError(
             f"serve: a center keeps at most {MAX_MEMORY} vectors beside it, each with a name. Got {len(spec.memory)}. "
             "Use one of hooke's rules."
+        )
+    if spec.part and not _is_name(spec.part):
+        raise ValueError(
+            f"serve: a part of a vector must be named in words. Got {spec.part[:MAX_TEXT]!r}. Use hooke.connect with "
+            "several addresses."
         )
     for entry in spec.entries:
         if not _is_sound(entry, spec.numel):
