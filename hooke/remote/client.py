@@ -82,8 +82,8 @@ class RemoteCenter:
     is_synchronous: bool = False
     """Each worker exchanges on its own."""
 
-    def __init__(self, wire: Wire, codec: Codec, name: str) -> None:
-        self._wire, self._codec, self._name = wire, codec, name
+    def __init__(self, wire: Wire, codec: Codec, name: str, *, wait: float = 0.0) -> None:
+        self._wire, self._codec, self._name, self._wait = wire, codec, name, wait
         self.bytes_sent = 0
         self.bytes_received = 0
         self._lock = threading.RLock()
@@ -156,18 +156,34 @@ class RemoteCenter:
                 "connect: one object serves one worker. Got a second join. Give each worker its own: "
                 "hooke.connect(url)."
             )
-        session, blocks = uuid.uuid4().hex, blocks_of(spec)
-        header = self._introduction(session, spec)
-        values = torch.empty(spec.numel)
-        with self._lock, self._wire.stream(protocol.JOIN, **header) as (writer, reader):
-            items = received(reader)
-            if not _said(items)["ready"]:
-                self._upload(writer, blocks, (initial, *memory))
-            writer.done_writing()
-            self._download(items, blocks, [values])
+        session, blocks, deadline = uuid.uuid4().hex, blocks_of(spec), time.monotonic() + self._wait
+        while True:
+            try:
+                values = self._joined_as(session, spec, blocks, (initial, *memory))
+                break
+            except PermissionError:
+                raise
+            except OSError:
+                self._wire.hang_up()
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.5)
         self._session, self._spec, self._blocks = session, spec, blocks
         self._base, self._number, self._pending, self._owed, self._is_lost = values.clone(), 0, None, [], False
         self._beating = _start_beating(self)
+        return values
+
+    def _joined_as(
+        self, session: str, spec: CenterSpec, blocks: list[tuple[int, int, int]], vectors: tuple[Tensor, ...]
+    ) -> Tensor:
+        """The center, as a new worker of that session is told it."""
+        values = torch.empty(spec.numel)
+        with self._lock, self._wire.stream(protocol.JOIN, **self._introduction(session, spec)) as (writer, reader):
+            items = received(reader)
+            if not _said(items)["ready"]:
+                self._upload(writer, blocks, vectors)
+            writer.done_writing()
+            self._download(items, blocks, [values])
         return values
 
     def leave(self, *, finished: bool = False) -> None:
@@ -270,6 +286,7 @@ class RemoteCenter:
                 self._base = None  # never needed again: a vector less
             return ()
         if self._base is None:
+            self._joined().check_rule(rule.center_memory)
             raise ValueError(
                 f"connect: one rule serves for a worker's life. Got {type(rule).__name__}, which remembers where the "
                 "worker started, after one that does not. Join again."
@@ -633,7 +650,7 @@ def connect(
         key: PEM file of its private key.
         codec: `float32` (default), `bfloat16`, `int8` or `int4`: bits of a value on the wire, in both directions.
         timeout: Seconds that one exchange may take; a longer one fails, and costs nothing but itself.
-        wait: Seconds to wait for a center that is not up yet.
+        wait: Seconds to wait for a center that is not up yet, and to try again where joining is cut off.
         name: What the center calls this worker; a worker of the same name takes the place of the one before. Default:
             machine and process.
         insecure: Send a token in the clear beyond this machine. Default: whether HOOKE_INSECURE is 1.
@@ -666,7 +683,7 @@ def connect(
             )
     made, name = codec_of(codec or os.environ.get("HOOKE_CODEC") or "float32"), name or _own_name()
     wires = [Wire(address, token=token, timeout=timeout, **files) for address in addresses]
-    centers = [RemoteCenter(wire, made, name) for wire in wires]
+    centers = [RemoteCenter(wire, made, name, wait=wait) for wire in wires]
     try:
         for center in centers:
             _greet(center, wait, files)

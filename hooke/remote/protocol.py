@@ -139,13 +139,20 @@ def received(reader: Any) -> Iterator[tuple[int, int, Tensor] | dict[str, Any]]:
 
 
 def _block(chunk: Any) -> tuple[int, int, Tensor]:
-    chunk.data.validate()  # or a length that is not that of its bytes would read beyond them
     place = chunk.app_metadata.to_pybytes() if chunk.app_metadata is not None else b""
     columns = chunk.data.columns
-    if len(place) != _PLACE.size or len(columns) != 1 or columns[0].type != pa.uint8() or columns[0].null_count:
+    if len(place) != _PLACE.size or len(columns) != 1 or not _is_bytes(columns[0]):
         raise ProtocolError("serve: a block must be bytes with their place. Got something else. Use hooke.connect.")
     vector, start = _PLACE.unpack(place)
     return vector, start, torch.from_dlpack(columns[0]) if len(columns[0]) else torch.empty(0, dtype=torch.uint8)
+
+
+def _is_bytes(column: Any) -> bool:
+    try:
+        column.validate()  # or a length that is not that of its bytes would be read beyond them
+    except pa.ArrowException:
+        return False
+    return column.type == pa.uint8() and not column.null_count
 
 
 # Errors ---------------------------------------------------------------------------------------------------------------

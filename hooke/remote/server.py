@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import os
 import queue
 import socket
 import threading
@@ -181,7 +183,8 @@ class _Service(flight.FlightServerBase):
         self.desk = desk
         self._under_way = Streams(4 * desk.max_workers)
         self._applying = ThreadPoolExecutor(APPLYING, "hooke-apply")
-        self._closed = threading.Event()
+        self._closed, self._ended = threading.Event(), threading.Event()
+        self._process = os.getpid()
         self._streams: dict[str, Callable[..., None]] = {
             protocol.JOIN: self._join,
             protocol.RETURN: self._return,
@@ -192,29 +195,31 @@ class _Service(flight.FlightServerBase):
             protocol.PUT: self._put,
         }
         threading.Thread(target=self._watch, name="hooke-watch", daemon=True).start()
+        atexit.register(self.close)  # or a process that forgets to would wait for workers that say nothing more
 
     def wait(self) -> None:
         self._closed.wait()
 
     def close(self) -> None:
-        if self._closed.is_set():
+        if self._closed.is_set() or os.getpid() != self._process:  # a forked child has the same connections
             return
         self._closed.set()
-        ending = threading.Thread(target=self.shutdown, name="hooke-close", daemon=True)
-        ending.start()
+        atexit.unregister(self.close)
         deadline = time.monotonic() + CLOSE_SECONDS
-        while ending.is_alive() and time.monotonic() < deadline:
-            cut(self.port)  # shutdown waits for every call, also for one whose worker says nothing more
-            ending.join(0.05)
+        while not self._ended.wait(0.05) and time.monotonic() < deadline:
+            cut(self.port)  # it waits for every call, also for one whose worker says nothing more
         self._applying.shutdown()
         self.desk.close()
 
     def _watch(self) -> None:
+        """Look for whatever has stalled, until the server closes; then end it."""
         while not self._closed.wait(WATCH_SECONDS):
             for peer in self._under_way.stalled():
                 self.desk.refused("stalled")
                 cut(self.port, peer)
             self.desk.forget_silent()
+        self.shutdown()
+        self._ended.set()
 
     # Flight -----------------------------------------------------------------------------------------------------------
 
@@ -262,6 +267,11 @@ class _Service(flight.FlightServerBase):
         except ProtocolError as error:
             self.desk.refused(protocol.PROTOCOL)
             raise wire_error(protocol.PROTOCOL, str(error)) from None
+        except (pa.ArrowException, OSError) as error:
+            self.desk.refused("cut")
+            raise wire_error(
+                "cut", f"serve: a stream must arrive whole. Got one that broke: {_first_line(error)}. Send it again."
+            ) from None
         except ValueError as error:
             self.desk.refused("invalid")
             raise wire_error("invalid", str(error)) from None

@@ -72,13 +72,13 @@ class Proxy:
         while True:
             try:
                 near, _ = self._listener.accept()
-                if self.is_down:
-                    near.close()
-                    continue
-                far = socket.create_connection(("127.0.0.1", self._port))
             except OSError:
-                if self._listener.fileno() < 0:
-                    return
+                return
+            try:
+                far = None if self.is_down else socket.create_connection(("127.0.0.1", self._port))
+            except OSError:
+                far = None
+            if far is None:
                 near.close()
                 continue
             with self._lock:

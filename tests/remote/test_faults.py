@@ -25,6 +25,7 @@ from torch import Tensor, nn
 import hooke
 from hooke.remote import client, server
 from hooke.remote.link import Link
+from hooke.remote.wire import Wire
 from hooke.rule import Rule
 
 BLOCK, NUMEL = 160, 700
@@ -187,11 +188,11 @@ def test_cut_again_and_again_on_the_way_back_it_still_loses_nothing(
         before, original = worker.total(center.pull()), server.send_block
         left = [0]
 
-        def send_block(*args: Any) -> int:
+        def send_block(*args: Any, left: list[int] = left, proxy: Proxy = proxy, original: Any = original) -> int:
             left[0] -= 1
             if left[0] == 0:
-                proxy.cut()  # noqa: B023
-            return original(*args)  # noqa: B023
+                proxy.cut()
+            return original(*args)
 
         with monkeypatch.context() as patched:
             patched.setattr(server, "send_block", send_block)
@@ -221,7 +222,7 @@ def test_a_fragment_whose_reply_was_cut_is_owed_while_others_are_exchanged(
     worker.train()
     with monkeypatch.context() as patched:
         patched.setattr(server, "send_block", lambda *args: (proxy.cut(), original(*args))[1])
-        with pytest.raises(OSError, match="link to|broke|cut"):
+        with pytest.raises(OSError, match=r"broke|cut"):
             part(100, 600)
     for first, end in ((600, 700), (0, 300), (300, 450)):
         worker.train()
@@ -304,7 +305,7 @@ def test_a_block_that_a_stopped_process_holds_is_left_out_and_its_way_goes_on(
 def test_an_upload_that_was_given_up_and_comes_late_is_not_applied(
     stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    center, proxy, worker = linked(stack, RULES[0], "int4")
+    center, _, worker = linked(stack, RULES[0], "int4")
     before, original, late = worker.total(center.pull()), Link.exchange, []
 
     def later(self: Link, *args: Any) -> None:
@@ -319,7 +320,7 @@ def test_an_upload_that_was_given_up_and_comes_late_is_not_applied(
     worker.exchange()
     untouched = center.pull()
     link, args = late[0]
-    with pytest.raises(ValueError, match="in order. Got number 1 after 2"):
+    with pytest.raises(ValueError, match=r"in order\. Got number 1 after 2"):
         original(link, *args)
     assert torch.equal(center.pull(), untouched)
     assert close_to(worker.total(center.pull()), before)
@@ -467,7 +468,7 @@ def test_a_center_that_is_killed_loses_at_most_the_reply_that_it_owed(rule: Rule
             assert blocks == [False] * 5
             assert close_to(lost, torch.zeros(NUMEL).double())
         else:
-            assert sum(blocks) == (3 if point == "after 3 blocks" else 5)
+            assert sum(blocks) in {"after 3 blocks": (3,), "before the reply": (5,), "in the reply": (3, 4, 5)}[point]
             heard = 0
             for part, its_share in zip(lost.split(BLOCK), share.split(BLOCK), strict=True):
                 is_lost = close_to(part, its_share)
@@ -617,7 +618,7 @@ def test_a_center_that_goes_silent_holds_up_training_for_one_timeout_and_no_more
         assert count > 20
         kinds = {type(outcome.failure) for outcome in outcomes}
         assert TimeoutError in kinds
-        assert sum(isinstance(o.failure, TimeoutError) and "answer within" in str(o.failure) for o in outcomes) <= 2
+        assert sum(isinstance(o.failure, TimeoutError) and "answer within" in str(o.failure) for o in outcomes) <= 1
         outcomes.clear()
         deadline = time.monotonic() + 15
         while all(outcome.failure for outcome in outcomes) and time.monotonic() < deadline:
@@ -627,22 +628,27 @@ def test_a_center_that_goes_silent_holds_up_training_for_one_timeout_and_no_more
         )
 
 
-def test_several_streams_of_one_exchange_share_one_timeout(stack: ExitStack) -> None:
+def test_several_streams_of_one_exchange_share_one_timeout(stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
     """To ask for a reply, to come back and to exchange may each take long; together they end in time."""
-    center, proxy, worker = linked(stack, RULES[1], "int4")
+    _, proxy, worker = linked(stack, RULES[1], "int4")
     worker.train()
     proxy.is_down = True
     proxy.cut()
     assert worker.fails_to_exchange() is not None
-    proxy.is_down = False
+    proxy.is_down, proxy.delay = False, 0.1  # each way, so that each stream takes 0.2 s or more
     worker.link._is_lost = True
-    worker.link._wire.timeout = 1.0
-    proxy.delay = 0.3  # each way of each stream
+    left, options = [], Wire._options
+    monkeypatch.setattr(Wire, "_options", lambda self, seconds: (left.append(seconds), options(self, seconds))[1])
+    worker.exchange()
+    reply, come_back, exchange = left
+    assert reply <= 20
+    assert come_back <= reply - 0.2
+    assert exchange <= come_back - 0.2
+    proxy.is_silent, worker.link._wire.timeout = True, 0.5
     began = time.monotonic()
     assert isinstance(worker.fails_to_exchange(), TimeoutError)
-    assert time.monotonic() - began < 1.8
-    proxy.delay, worker.link._wire.timeout = 0.0, 20.0
-    worker.exchange()
+    assert time.monotonic() - began < 2
+    proxy.is_silent = False
 
 
 # Who comes, who goes --------------------------------------------------------------------------------------------------
@@ -651,7 +657,7 @@ def test_several_streams_of_one_exchange_share_one_timeout(stack: ExitStack) -> 
 def test_a_worker_of_another_protocol_is_refused_with_a_sentence(
     stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    center, _, worker = linked(stack, RULES[0], "float32")
+    _, _, worker = linked(stack, RULES[0], "float32")
     stranger = hooke.connect(worker.link.url)
     sentence = r"must speak the same protocol. Got a worker of version 2, the center has 1. Install the same hooke"
     introduction = client.RemoteCenter._introduction
@@ -685,11 +691,33 @@ def test_a_worker_takes_over_the_name_of_the_one_before_and_keeps_it(stack: Exit
 
 
 def test_a_join_that_fails_leaves_the_one_before_where_it_is(stack: ExitStack) -> None:
-    center, _, before = linked(stack, RULES[0], "float32", name="alice")
+    _, _, before = linked(stack, RULES[0], "float32", name="alice")
     link = hooke.connect(before.link.url, name="alice")
     with pytest.raises(ValueError, match="must bring the same model"):
         link.join(torch.zeros(3), hooke.CenterSpec((), 3))
     before.exchange()
+
+
+def test_a_worker_that_waits_joins_again_where_joining_was_cut_off(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    center, proxy, _ = linked(stack, RULES[0], "float32")
+    original, left = server.send_block, [4]
+
+    def send_block(*args: Any) -> int:
+        left[0] -= 1
+        if left[0] in (0, 2):
+            proxy.cut()
+        return original(*args)
+
+    monkeypatch.setattr(server, "send_block", send_block)
+    hasty, patient = hooke.connect(proxy.url), hooke.connect(proxy.url, wait=20.0)
+    with pytest.raises(OSError, match="broke"):
+        hasty.join(values(1), SPEC)
+    patient._wire.hang_up()
+    assert torch.equal(patient.join(values(1), SPEC), center.pull())
+    stack.callback(patient.close)
+    assert left[0] < 0
 
 
 def test_a_session_that_the_center_forgot_is_taken_back(stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -724,6 +752,6 @@ def test_a_heartbeat_notices_that_the_center_has_forgotten_the_worker(stack: Exi
 def test_no_clock_is_compared_between_machines() -> None:
     """Only `time.monotonic`, which is never sent."""
     folder = Path(hooke.remote.__file__).parent
-    assert not [
-        path.name for path in folder.glob("*.py") if "time.time()" in path.read_text() or "datetime" in path.read_text()
-    ]
+    for path in folder.glob("*.py"):
+        assert "time.time()" not in path.read_text(), path.name
+        assert "datetime" not in path.read_text(), path.name

@@ -329,7 +329,12 @@ def spoiled(link: hooke.RemoteCenter) -> Tensor:
     [
         (spoiled, hooke.EASGD(0.9), hooke.Refused, "x must be finite and below 1e[+]30. Got 1[0-9]* of 1000"),
         (nothing, Own(), ValueError, "must be one of hooke's own"),
-        (nothing, hooke.SlowMo(0.5), ValueError, "needs the rule that the center was made for|one rule serves for a worker"),
+        (
+            nothing,
+            hooke.SlowMo(0.5),
+            ValueError,
+            "needs the rule that the center was made for|one rule serves for a worker",
+        ),
         (lambda link: values(1, 900), hooke.EASGD(0.9), ValueError, "900"),
     ],
     ids=["nan", "own rule", "another memory", "another size"],
