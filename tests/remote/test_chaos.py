@@ -13,8 +13,8 @@ import chaos
 
 @pytest.mark.timeout(240)
 def test_with_every_kind_of_fault_training_ends_and_nobody_waits_beyond_the_timeout() -> None:
-    came_of_it = chaos.run(workers=3, steps=200, seed=1, every=0.8, longest=200)
-    assert set(came_of_it["faults"]) == set(chaos.FAULTS)
-    assert came_of_it["center_starts"] >= 2
+    came_of_it = chaos.run(workers=3, steps=300, seed=1, every=0.8, longest=200, rounds=1)
+    assert came_of_it["faults"] == dict.fromkeys(chaos.FAULTS, 1)
+    assert came_of_it["center_starts"] == 2
     assert came_of_it["longest_blocked"] <= chaos.TIMEOUT + 1.0, "and a machine that is busy with other tests"
     assert came_of_it["accuracy"] > 0.6, "a tenth is chance"
