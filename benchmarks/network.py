@@ -6,11 +6,12 @@ headers included, as a rented link does.
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-PREFIX = "hooke-plan"
+PREFIX = f"hooke-{os.getpid()}"  # of this process, so that two may have nodes at once
 
 
 def ip(*words: str) -> None:
