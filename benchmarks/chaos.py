@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import signal
@@ -267,7 +268,14 @@ def free_port() -> int:
 
 
 def run(
-    *, workers: int, steps: int, seed: int, every: float, longest: float, faults: tuple[str, ...] = FAULTS
+    *,
+    workers: int,
+    steps: int,
+    seed: int,
+    every: float,
+    longest: float,
+    faults: tuple[str, ...] = FAULTS,
+    rounds: float = math.inf,
 ) -> dict[str, Any]:
     """Train to the end, with faults or, without any, in quiet; what came of it.
 
@@ -278,6 +286,7 @@ def run(
         every: Mean seconds between two faults.
         longest: Seconds after which it has not ended.
         faults: Which. Empty: none.
+        rounds: How often each of them. Default: until training ends.
     """
     dice, count, began = random.Random(seed), Counter[str](), time.monotonic()
     bag: list[str] = []
@@ -288,7 +297,7 @@ def run(
             check_time(began, longest, town)
         started = due = time.monotonic()
         while not town.has_ended:
-            if faults and time.monotonic() >= due:
+            if faults and count.total() < rounds * len(faults) and time.monotonic() >= due:
                 if not bag:
                     bag = dice.sample(faults, len(faults))  # each kind as often as the others
                 fault = bag.pop()
