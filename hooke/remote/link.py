@@ -16,7 +16,7 @@ from hooke.codec import Codec
 from hooke.remote.coded import Coded
 from hooke.remote.protocol import UNKNOWN, ProtocolError, wire_error
 from hooke.rule import Rule, State
-from hooke.spec import CenterSpec, Refused, check_finite
+from hooke.spec import LARGEST, CenterSpec, Refused, check_finite
 
 Block = tuple[int, Tensor]
 """Where it begins in the whole vector, and its bytes; none: it was left out, and its correction is zero."""
@@ -39,6 +39,7 @@ class Upload:
     ) -> None:
         self.region, self._codec, self._base = region, codec, base
         self.x = torch.empty(region.stop - region.start)
+        self._is_strange = False
         self._missing = {first: end for _, first, end in blocks_in(blocks, region)}
 
     def take(self, start: int, coded: Tensor) -> None:
@@ -56,17 +57,22 @@ class Upload:
         values = self._codec.decode(coded, self.x[start - self.region.start : end - self.region.start])
         if self._base is not None:
             values.add_(self._base[start:end])
+        if not self._is_strange:  # now, while the block is in the processor's cache
+            self._is_strange = not abs(values.sum().item()) <= LARGEST
 
-    def check_whole(self) -> None:
-        """Refuse what is cut short.
+    def check(self) -> None:
+        """Refuse what is cut short, or not finite.
 
         Raises:
             ProtocolError: Blocks are missing.
+            Refused: Values are not finite.
         """
         if self._missing:
             raise ProtocolError(
                 f"serve: all blocks must arrive. Got a stream that lacks {len(self._missing)} of them. Send it again."
             )
+        if self._is_strange:
+            check_finite(self.x, self.x.numel())
 
 
 @dataclass
@@ -149,12 +155,11 @@ class Link:
             Refused: Values that are not finite.
             ValueError: The rule keeps other vectors beside the center.
         """
-        upload.check_whole()
+        upload.check()
         with self.lock:
             self._check_order(number)
             x, region = upload.x, upload.region
             self.spec.check_rule(rule.center_memory)
-            check_finite(x, region.stop - region.start)
             if rule.init(x[:0]):
                 self._known()
             elif self.codec.is_exact:
@@ -191,7 +196,7 @@ class Link:
         if own is not None:
             own.copy_(x[x.numel() - own.numel() :])
         acting, missed = rule if self.codec.is_exact else Coded(rule, self.codec), self._missed
-        for part in self.center.exchanging(x, acting, state, x, start=region.start):
+        for part in self.center.exchanging(x, acting, state, x, start=region.start, checked=True):
             if own is not None and (first := part.start - (x.numel() - own.numel())) >= 0:
                 own[first : first + part.stop - part.start].sub_(x[part])
             was_left_out, missed = self._missed > missed, self._missed

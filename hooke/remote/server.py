@@ -40,7 +40,7 @@ from hooke.remote.security import Guard, check_exposure, checked_token, read_pem
 from hooke.remote.streams import Streams, Watched, cut
 from hooke.rule_json import rule_from_plain
 from hooke.shared_memory import MAX_WORKERS
-from hooke.spec import CenterSpec, Refused, check_finite
+from hooke.spec import CenterSpec, Refused
 
 APPLYING = 4
 """Exchanges whose arithmetic runs at once; those that stream may be many more."""
@@ -320,7 +320,6 @@ class _Service(flight.FlightServerBase):
         with self.desk.joining(session) as handle:
             send_header(writer, {"ready": handle.ready})
             told = _vectors(reader, spec, 1)[0]
-            check_finite(told, spec.numel)
             self.desk.make_room(session, name, is_new=False)
             handle.join(told, spec, rule.init_center(told) if not handle.ready else ())
             link = _link(header, peer, handle, told)
@@ -428,7 +427,7 @@ def _vectors(reader: Any, spec: CenterSpec, count: int) -> list[Tensor]:
             raise ProtocolError(f"serve: only blocks of {count} vectors may come here. Got others. Use hooke.connect.")
         uploads[item[0]].take(item[1], item[2])
     for upload in uploads:
-        upload.check_whole()
+        upload.check()
     return [upload.x for upload in uploads]
 
 
