@@ -125,6 +125,55 @@ def audit(row: Row) -> str:
     return text + table(head, rows) + source(row, "python benchmarks/selu.py --audit")
 
 
+def served(rows: list[Row]) -> str:
+    """What an exchange with a served center costs."""
+    text = "\n## A served center\n"
+    for section, write in (("speed", served_speed), ("wire", served_wire), ("many", served_many)):
+        row = newest(rows, section)
+        text += write(row) + source(row, f"python benchmarks/served.py --{section}") if row else ""
+    return text
+
+
+def served_speed(row: Row) -> str:
+    lines = [
+        [each["what"], f"{each['milliseconds']:.0f}", f"{each['share_of_bare_socket']:.2f}",
+         f"{each['quartiles'][0]:.2f} to {each['quartiles'][1]:.2f}"]
+        for each in row["rows"]
+    ]  # fmt: skip
+    text = (
+        f"\n**Seconds.** One exchange of {row['numel']:,} parameters over loopback, center and worker in processes of "
+        "their own, in alternation with a bare socket that carries the float32 values there and back without doing "
+        f"anything with them. {busy(row)}\n\n"
+    )
+    return text + table(["what", "milliseconds", "share of the bare socket's speed", "middle half"], lines)
+
+
+def served_wire(row: Row) -> str:
+    lines = [
+        [each["codec"], f"{each['bytes_out'] / row['numel']:.3f}", f"{each['bytes_in'] / row['numel']:.3f}",
+         *(f"{share:.3f}" for share in each["shares_of_float32"])]
+        for each in row["rows"]
+    ]  # fmt: skip
+    text = (
+        f"\n**Bytes.** What one exchange of {row['numel']:,} parameters puts on a cable between two network namespaces, "
+        "as the interface counts it: headers and acknowledgments included. Out is from the worker to the center.\n\n"
+    )
+    return text + table(["codec", "bytes a value out", "in", "share of float32's out", "in"], lines)
+
+
+def served_many(row: Row) -> str:
+    lines = [
+        [str(each["workers"]), f"{each['exchanges_per_second']:.0f}", f"{each['share_of_one_worker']:.2f}",
+         f"{each['range'][0]:.2f} to {each['range'][1]:.2f}"]
+        for each in row["rows"]
+    ]  # fmt: skip
+    text = (
+        f"\n**Many workers.** Exchanges a second of {row['numel']:,} float32 parameters, all workers together, each a "
+        f"process that does nothing else, on the same machine as the center's one process. {busy(row)}\n\n"
+    )
+    return text + table(["workers", "exchanges a second", "of one worker's", f"range of {row['rounds']} rounds"], lines)
+
+
 PLANS = {
     "here": "**On this machine.** `benchmarks/planned.py` (a convolutional network of 0.86 million parameters, EASGD) "
     "by `hooke run` against `hooke plan` with the same script, in alternation. Examples a second of all workers.",
@@ -193,10 +242,11 @@ def picture(rows: list[Row], path: Path) -> None:
 
 def page() -> str:
     """The whole text of docs/performance.md."""
-    names = ("exchange", "scaling", "plan", "selu", "learning")
+    names = ("exchange", "served", "scaling", "plan", "selu", "learning")
     records = {name: machine.read(machine.RESULTS / f"{name}.jsonl") for name in names}
     text = INTRODUCTION
     text += exchange(records["exchange"][-1]) if records["exchange"] else ""
+    text += served(records["served"]) if records["served"] else ""
     text += scaling(records["scaling"][-1]) if records["scaling"] else ""
     text += plan(records["plan"]) if records["plan"] else ""
     for section, write in (("pair", selu), ("audit", audit)):
