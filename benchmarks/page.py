@@ -155,7 +155,7 @@ def served_wire(row: Row) -> str:
         for each in row["rows"]
     ]  # fmt: skip
     text = (
-        f"\n**Bytes.** What one exchange of {row['numel']:,} parameters puts on a cable between two network namespaces, "
+        f"\n**Bytes.** One exchange of {row['numel']:,} parameters puts on a cable between two network namespaces, "
         "as the interface counts it: headers and acknowledgments included. Out is from the worker to the center.\n\n"
     )
     return text + table(["codec", "bytes a value out", "in", "share of float32's out", "in"], lines)
