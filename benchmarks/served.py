@@ -183,10 +183,8 @@ def wire(numel: int) -> dict[str, Any]:
             base = rows[0]
             shares = [out / base["bytes_out"], into / base["bytes_in"]]
             rows[-1]["shares_of_float32"] = shares
-            print(
-                f"{codec:10} {out / numel:.3f} bytes a value out, {into / numel:.3f} in: {shares[0]:.3f}, {shares[1]:.3f}",
-                flush=True,
-            )
+            shown = f"{out / numel:.3f} bytes a value out, {into / numel:.3f} in: {shares[0]:.3f}, {shares[1]:.3f}"
+            print(f"{codec:10} {shown} of float32's", flush=True)
     return {"numel": numel, "rows": rows}
 
 
@@ -214,9 +212,8 @@ def many(numel: int, seconds: float, rounds: int) -> dict[str, Any]:
         shares = [one / alone for one, alone in zip(found, rates[1], strict=True)]
         rows.append({"workers": workers, "exchanges_per_second": statistics.median(found)})
         rows[-1] |= {"share_of_one_worker": statistics.median(shares), "range": [min(shares), max(shares)]}
-        print(
-            f"{workers:3} workers: {rows[-1]['exchanges_per_second']:7.1f} exchanges/s, {rows[-1]['share_of_one_worker']:.2f} of one's"
-        )
+        shown = f"{rows[-1]['exchanges_per_second']:7.1f} exchanges/s, {rows[-1]['share_of_one_worker']:.2f} of one's"
+        print(f"{workers:3} workers: {shown}", flush=True)
     return {"numel": numel, "seconds": seconds, "rounds": rounds, "rows": rows}
 
 

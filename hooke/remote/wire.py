@@ -23,6 +23,9 @@ _CHANNEL = [
     ("grpc.http2.write_buffer_size", 1 << 22),
 ]
 
+JOINING = 10
+"""By so much longer than an exchange may joining take."""
+
 _FAILURES = (pa.ArrowException, flight.FlightError, OSError)
 
 
@@ -87,7 +90,7 @@ class Wire:
         """
         with self._translating():
             descriptor = flight.FlightDescriptor.for_command(protocol.pack({"verb": verb, **header}))
-            writer, reader = self._connected().do_exchange(descriptor, self._options(self._left()))
+            writer, reader = self._connected().do_exchange(descriptor, self._options(self._left(verb)))
             try:
                 writer.begin(protocol.SCHEMA)
                 yield writer, reader
@@ -122,8 +125,10 @@ class Wire:
             self._client = flight.FlightClient(self.address.url, generic_options=_CHANNEL, **self._tls)
         return self._client
 
-    def _left(self) -> float:
-        return max(0.001, min(self.timeout, self._until - time.monotonic()))
+    def _left(self, verb: str) -> float:
+        """Seconds for one stream. Joining is more patient: it carries every bit, and holds up no training yet."""
+        longest = JOINING * self.timeout if verb == protocol.JOIN else self.timeout
+        return max(0.001, min(longest, self._until - time.monotonic()))
 
     def _options(self, timeout: float | None) -> flight.FlightCallOptions:
         return flight.FlightCallOptions(timeout=timeout or self.timeout, headers=self._headers)
