@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
@@ -30,6 +30,9 @@ from hooke.spec import CenterSpec, length
 
 DEFAULT_PERIOD = 10
 """tau of EASGD and EAMSGD in the study of p in arXiv 1412.6651, section 5."""
+
+TRIES, PAUSE_SECONDS = 60, 1.0
+"""How often, and after which pauses, the center is asked for its values where a script needs them."""
 
 
 class Worker:
@@ -396,12 +399,15 @@ class Worker:
     def center_weights(self, *, average: bool = False) -> Iterator[nn.Module]:
         """The model with the center's parameters (and averaged buffers) inside the block: evaluate, save or serve it.
 
+        A center elsewhere that can't be reached is waited for, for a minute: training alone can go on without it.
+
         Args:
             average: Whether to take the center's running average, which `hooke.Averaged` keeps, and not the center.
 
         Raises:
             RuntimeError: The worker is not active, or `optimizer.step()` is called inside.
             ValueError: The rule keeps no average.
+            OSError: The center can't be reached.
 
         Example:
             ```python
@@ -415,7 +421,7 @@ class Worker:
                 f"Worker: center_weights(average=True) needs a rule that keeps one. Got {self.rule!r}. Use "
                 "hooke.Averaged(rule)."
             )
-        vector = self.center.pull_memory()["average"] if average else self.center.pull()
+        vector = _patiently((lambda: self.center.pull_memory()["average"]) if average else self.center.pull)
         with self._flat.holding(vector.to(self._flat.vector.device)):
             self._evaluating = True
             try:
@@ -552,3 +558,23 @@ class Worker:
                 f"Worker: {verb} needs the worker's own weights. Got a call inside center_weights(). Leave its block "
                 "first."
             )
+
+
+def _patiently(ask: Callable[[], Tensor]) -> Tensor:
+    """What the center says, once it can be reached; tries are counted, so that all ranks of a worker end together.
+
+    Raises:
+        OSError: It never can, or turns this worker away.
+    """
+    for left in reversed(range(TRIES)):
+        try:
+            return ask()
+        except PermissionError:
+            raise
+        except OSError as error:
+            if not left:
+                raise
+            if left == TRIES - 1:
+                warnings.warn(f"Worker: center_weights() waits for the center. {error}", RuntimeWarning, stacklevel=4)
+        time.sleep(PAUSE_SECONDS)
+    raise AssertionError

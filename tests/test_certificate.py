@@ -234,6 +234,14 @@ def test_another_authority_is_named_at_once(center: hooke.LocalCenter, made: Cer
     assert time.monotonic() - began < 50  # it does not wait for what does not pass
 
 
+def test_an_authority_that_is_a_key_is_named_at_once(center: hooke.LocalCenter, made: Certificates) -> None:
+    began = time.monotonic()
+    with serving(center, made) as server:
+        said = trouble(server.url, wait=60.0, authority=made.key)
+    assert f"needs an authority to be trusted by. Got {made.key}, which holds no certificate." in said
+    assert time.monotonic() - began < 50  # it does not wait for what does not pass
+
+
 def test_without_an_authority_a_certificate_of_one_s_own_is_not_trusted(
     center: hooke.LocalCenter, made: Certificates
 ) -> None:

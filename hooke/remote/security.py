@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ _SCHEME = "Bearer "
 
 
 class Guard(flight.ServerMiddlewareFactory):
-    """Turns away every call without the token, before anything of it is read.
+    """Turns away every call without the token, before anything of it is looked at.
+
+    A stream's blocks are not even received then. A request of one message is: gRPC takes all of it in before it
+    asks anybody, and Flight offers no limit in Python. Mutual TLS turns away before that.
 
     Args:
         token: What a call must bring; `None`: nothing.
@@ -108,3 +112,27 @@ def read_pem(path: str | Path | None, what: str) -> bytes | None:
     if b"-----BEGIN" not in data:
         raise ValueError(f"{what} must be a PEM file. Got {path}, which is none. `hooke certificate DIR` makes one.")
     return data
+
+
+def check_pair(certificate: str | Path, key: str | Path, authority: str | Path | None = None) -> None:
+    """Refuse files that a server can't speak TLS with: gRPC itself does not say what is wrong with them.
+
+    Raises:
+        ValueError: That.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certificate, key, password="")  # or it would ask for one
+    except (ssl.SSLError, ValueError):
+        raise ValueError(
+            f"serve: certificate and key must be a pair, the key without a password. Got {certificate} and {key}, "
+            "which are none. Pass server.pem and server.key as `hooke certificate DIR` made them together."
+        ) from None
+    if authority is not None:
+        try:
+            context.load_verify_locations(authority)
+        except ssl.SSLError:
+            raise ValueError(
+                f"serve: authority must hold a certificate. Got {authority}, which holds none. Pass the ca.pem that "
+                "`hooke certificate DIR` made."
+            ) from None

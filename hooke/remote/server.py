@@ -36,7 +36,7 @@ from hooke.remote.protocol import (
     whole,
     wire_error,
 )
-from hooke.remote.security import Guard, check_exposure, checked_token, read_pem
+from hooke.remote.security import Guard, check_exposure, check_pair, checked_token, read_pem
 from hooke.remote.streams import Streams, Watched, cut
 from hooke.rule_json import rule_from_plain
 from hooke.shared_memory import MAX_WORKERS
@@ -137,11 +137,23 @@ def serve(
         service = _Service(desk, f"{scheme}://{host}:{port}", Guard(token, desk.turned_away), tls)
     except (OSError, pa.ArrowException) as error:
         raise OSError(
-            f"serve: {listen} must be an address of this machine with a free port. Got: {_first_line(error)}. Use "
-            "another port, or port 0."
+            f"serve: {listen} must be an address of this machine with a free port. Got: {_why_not(host, port, error)}. "
+            "Use another port, or port 0."
         ) from None
     reached = _own_name() if host in ("0.0.0.0", "[::]") else host
     return CenterServer(service, f"{scheme}://{reached}:{service.port}", center)
+
+
+def _why_not(host: str, port: int, error: BaseException) -> str:
+    """Why nothing can listen there: gRPC does not say."""
+    try:
+        family, kind, _, _, where = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+    except OSError as found:
+        return found.strerror or str(found)
+    return _first_line(error)
 
 
 def _own_name() -> str:
@@ -162,12 +174,13 @@ def _tls(certificate: str | Path | None, key: str | Path | None, authority: str 
         raise ValueError(
             "serve: certificate and key belong together, and authority needs them. Got only some. Give all, or none."
         )
-    if certificate is None:
+    if certificate is None or key is None:
         return {}
     pair = (read_pem(certificate, "serve: certificate"), read_pem(key, "serve: key"))
     made: dict[str, Any] = {"tls_certificates": [pair]}
     if authority is not None:
         made |= {"verify_client": True, "root_certificates": read_pem(authority, "serve: authority")}
+    check_pair(certificate, key, authority)
     return made
 
 

@@ -67,7 +67,7 @@ def translated(error: BaseException, address: Address, timeout: float) -> Except
         brought = "another token" if "another" in str(error) else "no token"
         return PermissionError(
             f"connect: {address.url} wants its token. Got {brought}. Pass token=..., or set HOOKE_TOKEN, to what the "
-            "center was started with."
+            "center was started with; for a command, --token-file."
         )
     if isinstance(error, flight.FlightTimedOutError) or (
         isinstance(error, flight.FlightCancelledError) and "deadline" in str(error).lower()
@@ -135,13 +135,16 @@ def _greeted(
     key: str | Path | None,
 ) -> str | None:
     """Try to speak TLS."""
-    context = ssl.create_default_context(cafile=None if authority is None else str(authority))
+    try:
+        context = ssl.create_default_context(cafile=None if authority is None else str(authority))
+    except ssl.SSLError:
+        return f"needs an authority to be trusted by. Got {authority}, which holds no certificate. Pass its ca.pem."
     context.set_alpn_protocols(["h2"])
     if not address.tls:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     elif certificate is not None:
         try:
-            context.load_cert_chain(certificate, key)
+            context.load_cert_chain(certificate, key, password="")  # or it would ask for one
         except (ssl.SSLError, OSError):
             return "wants to know this worker. Got a certificate and a key that don't belong together. Pass a pair."
     try:

@@ -154,4 +154,6 @@ def _said_by_center(error: BaseException, writer: Any, reader: Any) -> BaseExcep
         except (*_FAILURES, StopIteration):
             pass
     reader.cancel()
+    with contextlib.suppress(*_FAILURES):
+        writer.close()  # or Arrow prints the failure once more, when the writer goes
     return error

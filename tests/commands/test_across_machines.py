@@ -350,7 +350,16 @@ def test_mistakes_of_who_listens(said: Callable[..., str], keys: Certificates, c
         assert "must be a readable safetensors file" in listening("127.0.0.1:0", "--out", "damaged")
         with socket.create_server(("127.0.0.1", 0)) as taken:
             where = f"127.0.0.1:{taken.getsockname()[1]}"
-            assert f"{where} must be an address of this machine with a free port." in listening(where)
+            assert f"{where} must be an address of this machine with a free port. Got: Address already in use." in (
+                listening(where)
+            )
+        other = make_certificates(Path("other"))
+        for pair in ((keys.key, keys.certificate), (keys.certificate, other.key)):  # swapped, and of two folders
+            words = ("--certificate", str(pair[0]), "--key", str(pair[1]))
+            assert "serve: certificate and key must be a pair" in listening("127.0.0.1:0", *words)
+        assert f"serve: authority must hold a certificate. Got {keys.key}, which holds none." in (
+            listening("127.0.0.1:0", *tls, "--authority", str(keys.key))
+        )
 
 
 @pytest.mark.parametrize(

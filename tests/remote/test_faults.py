@@ -23,6 +23,7 @@ from proxy import Proxy
 from torch import Tensor, nn
 
 import hooke
+from hooke import worker as worker_module
 from hooke.remote import client, server
 from hooke.remote.link import Link
 from hooke.remote.wire import Wire
@@ -747,6 +748,38 @@ def test_a_heartbeat_notices_that_the_center_has_forgotten_the_worker(stack: Exi
     worker.train()
     worker.exchange()  # at once, without a failure
     assert close_to(worker.total(center.pull()), before)
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_evaluating_the_center_waits_for_one_that_is_started_again(
+    comes_back: bool, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "TRIES", 3)
+    monkeypatch.setattr(worker_module, "PAUSE_SECONDS", 0.0)
+    center = hooke.LocalCenter()
+    stack.callback(center.close)
+    served = hooke.serve(center)
+    model, link, tries = nn.Linear(4, 1), hooke.connect(served.url), []
+    stack.callback(link.close)
+    optimizer, pull = torch.optim.SGD(model.parameters(), lr=0.1), link.pull
+    worker = stack.enter_context(hooke.Worker(model, optimizer, hooke.EASGD(), center=link))
+    served.close()
+
+    def pulled() -> Tensor:
+        tries.append(None)
+        link._next_try = 0.0  # a test does not wait
+        if comes_back and len(tries) == 2:
+            stack.enter_context(hooke.serve(center, served.url.removeprefix("grpc://")))
+        return pull()
+
+    monkeypatch.setattr(link, "pull", pulled)
+    with ExitStack() as expected:
+        expected.enter_context(pytest.warns(RuntimeWarning, match="center_weights.* waits for the center. connect: "))
+        if not comes_back:
+            expected.enter_context(pytest.raises(OSError, match="the link to"))
+        with worker.center_weights():
+            assert torch.equal(model.weight.flatten(), center.pull()[:4])
+    assert len(tries) == 3  # one that is started again does not know the worker yet
 
 
 def test_no_clock_is_compared_between_machines() -> None:

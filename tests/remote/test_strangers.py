@@ -5,6 +5,7 @@ Whoever has no token gets no further than the token. Whoever has it, and means i
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
 import struct
@@ -436,7 +437,7 @@ def test_two_first_workers_at_once_make_one_center() -> None:
         center.close()
 
 
-def test_another_model_is_refused_before_it_is_sent(attacked: Attacked) -> None:
+def test_another_model_is_refused_before_it_is_sent(attacked: Attacked, capfd: pytest.CaptureFixture[str]) -> None:
     link = attacked.connect()
     with pytest.raises(ValueError, match=r"every worker must bring the same model. Got 0 tensors \(701 elements"):
         link.join(torch.zeros(701), hooke.CenterSpec((), 701))
@@ -445,6 +446,8 @@ def test_another_model_is_refused_before_it_is_sent(attacked: Attacked) -> None:
         link.join(torch.zeros(long.numel), long)
     assert link.bytes_sent == 0
     attacked.check_unharmed()
+    gc.collect()
+    assert "Close() failed" not in capfd.readouterr().err  # one sentence is enough
 
 
 def test_lengths_that_are_lies_read_no_memory_of_the_center(attacked: Attacked) -> None:
