@@ -345,6 +345,13 @@ class GroupedCenter:
             self.ranks.own.leave(finished=finished)
         self._numel = None
 
+    def close(self) -> None:
+        """Leave; rank 0 closes its center too."""
+        self.leave()
+        close = getattr(self.ranks.own, "close", None)
+        if close is not None:
+            close()
+
     def _check_same(self, spec: CenterSpec) -> None:
         """Every rank raises where one differs."""
         self.ranks.meet("join")

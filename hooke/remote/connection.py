@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -12,6 +13,7 @@ from typing import TypedDict, Unpack, overload
 
 from hooke.codec import codec_of
 from hooke.remote.client import RemoteCenter
+from hooke.remote.protocol import MAX_TEXT
 from hooke.remote.security import checked_token, is_loopback
 from hooke.remote.trouble import Address, diagnosis
 from hooke.remote.wire import Wire
@@ -89,8 +91,12 @@ def connect(
     files = {name: path or os.environ.get(f"HOOKE_{name.upper()}") or None for name, path in given.items()}
     token = checked_token(token or os.environ.get("HOOKE_TOKEN", "").strip() or None, "connect")
     urls = _urls(url or os.environ.get("HOOKE_CENTER"))
-    if not timeout > 0:
-        raise ValueError(f"connect: timeout must be above 0 seconds. Got {timeout}. Use e.g. 60.")
+    if not 0 < timeout < math.inf:
+        raise ValueError(f"connect: timeout must be above 0 seconds, and finite. Got {timeout}. Use e.g. 60.")
+    if not 0 <= wait < math.inf:
+        raise ValueError(f"connect: wait must be 0 seconds or more, and finite. Got {wait}. Use e.g. 60.")
+    if name is not None and not 0 < len(name) <= MAX_TEXT:
+        raise ValueError(f"connect: name must have 1 to {MAX_TEXT} characters. Got {len(name)}. Use a shorter one.")
     addresses = [Address.of(one) for one in urls]
     insecure = os.environ.get("HOOKE_INSECURE") == "1" if insecure is None else insecure
     for address in addresses:

@@ -70,7 +70,9 @@ class Desk:
             gone = {link.session for link in same} | {session} | self._silent()
             if len((self._links.keys() - gone) | self._coming) >= self.max_workers:
                 raise wire_error(
-                    BUSY, f"serve: at most {self.max_workers} workers may come. Got one more. Raise max_workers."
+                    BUSY,
+                    f"serve: at most {self.max_workers} workers may come. Got one more. Serve it with "
+                    "hooke.serve(max_workers=...), or split the vector over several centers.",
                 )
             links = [self._links.pop(old) for old in gone & self._links.keys()]
             self._coming.add(session)
@@ -143,7 +145,9 @@ class Desk:
             self._budgets[whose] = (max(0.0, left - 1), now)
         if left < 1:
             raise wire_error(
-                BUSY, f"serve: a worker may ask {self._max_requests:g} times a second. Got more. Raise max_requests."
+                BUSY,
+                f"serve: a worker may ask {self._max_requests:g} times a second. Got more. Exchange less often, or "
+                "serve it with hooke.serve(max_requests=...).",
             )
 
     def _is_full(self, budget: tuple[float, float]) -> bool:

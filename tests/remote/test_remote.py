@@ -381,6 +381,23 @@ def test_an_address_that_can_not_be_is_a_sentence(url: str, sentence: str) -> No
         hooke.connect(url, token="secret")
 
 
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"timeout": 0.0}, r"timeout must be above 0 seconds, and finite\. Got 0\.0"),
+        ({"timeout": math.inf}, r"timeout must be above 0 seconds, and finite\. Got inf"),
+        ({"wait": math.nan}, r"wait must be 0 seconds or more, and finite\. Got nan"),
+        ({"wait": -1.0}, r"wait must be 0 seconds or more, and finite\. Got -1\.0"),
+        ({"name": "x" * 201}, r"name must have 1 to 200 characters\. Got 201"),
+        ({"codec": "zip"}, r"codec must be one of"),
+    ],
+    ids=str,
+)
+def test_a_setting_that_can_not_be_is_a_sentence(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        hooke.connect("grpc://127.0.0.1:1", **settings)
+
+
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOOKE_CENTER", raising=False)
     with pytest.raises(ValueError, match=r"needs the center's address\. Got none\. Pass url, or set HOOKE_CENTER"):
