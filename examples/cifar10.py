@@ -65,8 +65,8 @@ def main() -> None:
 
     with hooke.Worker(model, optimizer, hooke.EAMSGD(beta=0.9), communication_period=args.period) as worker:
         number = worker.run.worker if worker.run else 0
-        torch.manual_seed(1000 * args.seed + number)  # dropout of its own for every worker
-        generator = torch.Generator().manual_seed(1000 * args.seed + number)
+        torch.manual_seed(1000 * args.seed + worker.seed)  # dropout of its own for every worker
+        generator = torch.Generator().manual_seed(1000 * args.seed + worker.seed)
         position = worker.restore() or {"step": 0, "generator": generator.get_state()}
         generator.set_state(position["generator"])
 

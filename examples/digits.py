@@ -61,7 +61,7 @@ def main() -> None:
         number, num_workers = (worker.run.worker, worker.run.num_workers) if worker.run else (0, 1)
         if args.method == "msgd" and num_workers > 1:
             parser.error(f"--method msgd is sequential. Got {num_workers} workers. Use hooke run --workers 1.")
-        generator = torch.Generator().manual_seed(1000 * args.seed + number)  # every worker draws from all images
+        generator = torch.Generator().manual_seed(1000 * args.seed + worker.seed)  # every worker draws from all images
         position = worker.restore() or {"step": 0, "generator": generator.get_state()}
         generator.set_state(position["generator"])
 

@@ -49,7 +49,9 @@ def main() -> None:
 
     with hooke.Worker(model, optimizer, hooke.EAMSGD(beta=0.9), communication_period=args.period) as worker:
         number = worker.run.worker if worker.run else 0
-        generator = torch.Generator().manual_seed(1000 * args.seed + number)  # an order of its own for every worker
+        generator = torch.Generator().manual_seed(
+            1000 * args.seed + worker.seed
+        )  # an order of its own for every worker
         loader = DataLoader(TensorDataset(images, labels), args.batch, shuffle=True, generator=generator)
         last_step = args.epochs * len(loader)
         position = worker.restore() or {"epoch": 0, "generator": generator.get_state()}

@@ -62,17 +62,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of this worker's batches")
     args = parser.parse_args()
 
-    run = hooke.Run.current()
-    worker_number = 0 if run is None else run.worker
     data = tokens(args.model, args.files)
     held_out, data = data[: len(data) // 20], data[len(data) // 20 :]
     adapter = LoraConfig(r=args.rank, lora_alpha=2 * args.rank, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(base_model(args.model), adapter)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, args.lr)
-    generator = torch.Generator().manual_seed(1000 * args.seed + worker_number)
 
     with hooke.Worker(model, optimizer, hooke.EASGD(), communication_period=args.period, overlap=True) as worker:
+        generator = torch.Generator().manual_seed(1000 * args.seed + worker.seed)  # each draws pieces of its own
         for step in range(1, args.steps + 1):
             loss = loss_of(model, data, args.batch, args.length, generator)
             optimizer.zero_grad()

@@ -18,15 +18,15 @@ from torch.nn.functional import cross_entropy
 import hooke
 
 
-def train(url: str, number: int, *, steps: int = 300, codec: str = "float32", authority: str | None = None) -> float:
+def train(url: str, *, steps: int = 300, codec: str = "float32", authority: str | None = None) -> float:
     """One worker; what it knows of the test images when it has finished."""
     train_images, train_labels, test_images, test_labels = digits()
     torch.manual_seed(0)  # the first worker's weights become the center's; the others take them from there
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True)
     center = hooke.connect(url, authority=authority, codec=codec, wait=30)
-    generator = torch.Generator().manual_seed(number)  # every worker draws from all images
-    with hooke.Worker(model, optimizer, hooke.EAMSGD(), center=center, overlap=True):
+    with hooke.Worker(model, optimizer, hooke.EAMSGD(), center=center, overlap=True) as worker:
+        generator = torch.Generator().manual_seed(worker.seed)  # every worker draws from all images, in its own order
         for _ in range(steps):
             batch = torch.randint(len(train_images), (8,), generator=generator)
             loss = cross_entropy(model(train_images[batch]), train_labels[batch])
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     args = parser.parse_args()
     number = number_of_this_process()
-    accuracy = train(args.center, number, steps=args.steps, codec=args.codec, authority=args.authority)
+    accuracy = train(args.center, steps=args.steps, codec=args.codec, authority=args.authority)
     print(f"worker {number} has finished: it knows {accuracy:.1%} of the test images")
 
 

@@ -29,7 +29,7 @@ def main() -> None:
     task: Any = ray.remote(num_cpus=1, max_retries=3)(train)
     served = None if args.center else hooke.serve(hooke.LocalCenter())
     url = args.center or (served.url if served else "")
-    accuracies = ray.get([task.remote(url, n, steps=args.steps, codec=args.codec) for n in range(args.workers)])
+    accuracies = ray.get([task.remote(url, steps=args.steps, codec=args.codec) for _ in range(args.workers)])
     for number, accuracy in enumerate(accuracies):
         print(f"worker {number} has finished: it knows {accuracy:.1%} of the test images")
     if served is not None:

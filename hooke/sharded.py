@@ -101,6 +101,11 @@ class ShardedCenter:
         return tuple(shard.center for shard in self._shards)
 
     @property
+    def name(self) -> str | None:
+        """What the centers call this worker; `None` where they are at hand."""
+        return getattr(self._shards[0].center, "name", None)
+
+    @property
     def num_workers(self) -> int:
         """Live workers, by the part that knows of most."""
         return max(center.num_workers for center in self.centers)

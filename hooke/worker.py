@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
@@ -428,6 +429,23 @@ class Worker:
                 yield self.model
             finally:
                 self._evaluating = False
+
+    @property
+    def seed(self) -> int:
+        """A seed for this worker's order of the data: another on every worker, on every machine.
+
+        Under `hooke run` on one machine it is the worker's number; across machines it comes from the name that the
+        center knows the worker by, so a worker that is started again by `hooke run` has the same one. Alone it is 0.
+
+        Example:
+            ```python
+            generator = torch.Generator().manual_seed(worker.seed)
+            ```
+        """
+        name = getattr(self.center, "name", None)
+        if name is not None:
+            return zlib.crc32(name.encode())
+        return 0 if self.run is None else self.run.worker
 
     # State ------------------------------------------------------------------------------------------------------
 

@@ -106,6 +106,11 @@ class RemoteCenter:
         return self._wire.address.url
 
     @property
+    def name(self) -> str:
+        """What the center calls this worker; no two at a center have the same."""
+        return self._name
+
+    @property
     def address(self) -> Address:
         """The same, taken apart."""
         return self._wire.address

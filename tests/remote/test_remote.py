@@ -290,6 +290,18 @@ def test_a_worker_trains_as_with_a_center_at_hand(rule: Rule, options: dict[str,
         torch.testing.assert_close(at_hand, remote, rtol=1e-5, atol=1e-6)
 
 
+def test_every_worker_has_a_seed_of_its_own_and_keeps_it() -> None:
+    with hooke.serve(hooke.LocalCenter()) as server:
+        seeds = []
+        for name in ("run-1-0", "run-1-1", "run-2-0", "run-1-0", None, None):
+            seeds.append(trained(hooke.connect(server.url, name=name), hooke.EASGD(0.9), 1)[1].seed)
+        assert seeds[0] == seeds[3] and len(set(seeds)) == 5
+    with hooke.serve(hooke.LocalCenter()) as other:
+        sharded = hooke.connect([other.url], name="run-1-0")
+        assert trained(sharded, hooke.EASGD(0.9), 1)[1].seed == seeds[0]
+    assert trained(hooke.LocalCenter(), hooke.EASGD(0.9), 1)[1].seed == 0
+
+
 def test_overlapped_exchanges_over_a_link_train_too() -> None:
     with hooke.serve(hooke.LocalCenter()) as server:
         _, worker = trained(hooke.connect(server.url, codec="int8"), hooke.EASGD(0.9), 60, overlap=True)
