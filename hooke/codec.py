@@ -117,7 +117,7 @@ class Scaled(Codec):
         >>> int4.rounded(torch.tensor([0.7, -0.32, 0.04]))
         tensor([ 0.7007, -0.3003,  0.0000])
         >>> int4.size(1_000_000) / 4_000_000
-        0.12892
+        0.1289145
     """
 
     name: str
