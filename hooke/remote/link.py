@@ -82,12 +82,10 @@ class Traffic:
     Attributes:
         bytes_received: From the worker, without the frames of the network.
         bytes_sent: To the worker.
-        refused: Exchanges and requests that were refused.
     """
 
     bytes_received: int = 0
     bytes_sent: int = 0
-    refused: int = 0
 
 
 @dataclass
@@ -199,8 +197,8 @@ class Link:
         for part in self.center.exchanging(x, acting, state, x, start=region.start, checked=True):
             if own is not None and (first := part.start - (x.numel() - own.numel())) >= 0:
                 own[first : first + part.stop - part.start].sub_(x[part])
-            was_left_out, missed = self._missed > missed, self._missed
-            yield region.start + part.start, _LEFT_OUT if was_left_out else self.codec.encode(x[part])
+            before, missed = missed, self._missed
+            yield region.start + part.start, _LEFT_OUT if missed > before else self.codec.encode(x[part])
 
     @property
     def _missed(self) -> int:

@@ -27,6 +27,7 @@ from hooke.remote.desk import Desk
 from hooke.remote.link import Block, Link, Upload, loss_of
 from hooke.remote.protocol import (
     ProtocolError,
+    first_line,
     pack,
     received,
     send_block,
@@ -153,7 +154,7 @@ def _why_not(host: str, port: int, error: BaseException) -> str:
             probe.bind(where)
     except OSError as found:
         return found.strerror or str(found)
-    return _first_line(error)
+    return first_line(error)
 
 
 def _own_name() -> str:
@@ -182,10 +183,6 @@ def _tls(certificate: str | Path | None, key: str | Path | None, authority: str 
         made |= {"verify_client": True, "root_certificates": read_pem(authority, "serve: authority")}
     check_pair(certificate, key, authority)
     return made
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
 
 
 class _Service(flight.FlightServerBase):
@@ -283,7 +280,7 @@ class _Service(flight.FlightServerBase):
         except (pa.ArrowException, OSError) as error:
             self.desk.refused("cut")
             raise wire_error(
-                "cut", f"serve: a stream must arrive whole. Got one that broke: {_first_line(error)}. Send it again."
+                "cut", f"serve: a stream must arrive whole. Got one that broke: {first_line(error)}. Send it again."
             ) from None
         except ValueError as error:
             self.desk.refused("invalid")
@@ -291,7 +288,7 @@ class _Service(flight.FlightServerBase):
         except Exception as error:
             self.desk.refused("failed")
             raise wire_error(
-                "failed", f"serve: the center could not answer. Got {type(error).__name__}: {_first_line(error)}."
+                "failed", f"serve: the center could not answer. Got {type(error).__name__}: {first_line(error)}."
             ) from error
 
     def _acted(self, name: str, header: dict[str, Any]) -> bytes:
@@ -353,7 +350,7 @@ class _Service(flight.FlightServerBase):
             spec = CenterSpec.from_json(text(header, "spec", longest=protocol.MAX_HEADER))
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
             raise ProtocolError(
-                f"serve: spec must be a center's. Got {_first_line(error)}. Use hooke.connect."
+                f"serve: spec must be a center's. Got {first_line(error)}. Use hooke.connect."
             ) from None
         self.desk.check_spec(spec)
         return spec

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import flight
 
-from hooke.remote.protocol import BUSY, PROTOCOL, REFUSED, UNKNOWN, kind_of
+from hooke.remote.protocol import BUSY, PROTOCOL, REFUSED, UNKNOWN, first_line, kind_of
 from hooke.spec import Refused
 
 PROBE_SECONDS = 3.0
@@ -77,7 +77,7 @@ def translated(error: BaseException, address: Address, timeout: float) -> Except
             "timeout: a large model takes long over a slow link."
         )
     if isinstance(error, pa.ArrowException | flight.FlightError | OSError):
-        return ConnectionError(f"connect: the link to {address.url} broke. Got: {_first_line(error)}.")
+        return ConnectionError(f"connect: the link to {address.url} broke. Got: {first_line(error)[:300]}.")
     raise error
 
 
@@ -185,8 +185,3 @@ def _verdict(error: ssl.SSLCertVerificationError, address: Address) -> str:
     if "hostname" in said or "ip address" in said:
         return f"it is for another name than {address.host}. Make one: hooke certificate DIR --host {address.host}."
     return f"{error.verify_message}. Pass authority=, the ca.pem that was made together with it."
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0].rstrip(".")[:300] if text else type(error).__name__
