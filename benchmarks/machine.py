@@ -16,6 +16,9 @@ import hooke
 
 RESULTS = Path(__file__).parent / "results"
 
+KEPT = {"MALLOC_TRIM_THRESHOLD_": str(1 << 28), "MALLOC_MMAP_THRESHOLD_": str(1 << 25)}
+"""What `hooke run` and `hooke center` tell glibc about free memory; for a benchmark's own processes, peers too."""
+
 
 def facts() -> dict[str, Any]:
     """Machine, versions, commit and time."""

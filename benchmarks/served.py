@@ -8,7 +8,7 @@ wire    bytes that one exchange puts on a cable between two network namespaces, 
         as the interface counts them; needs root.
 many    exchanges a second of 1 and 16 workers (processes) with one center process.
 
-Without a word all three run. Each process has one thread of torch.
+Without a word all three run. Each process has one thread of torch, and keeps free memory as those of `hooke run` do.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from hooke.certificate import make_certificates
 ROOT = Path(__file__).parent.parent
 CODECS = ("float32", "bfloat16", "int8", "int4")
 RULE = hooke.EASGD(moving_rate=0.225)
+KNOWN = {**machine.KEPT, **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 FAST = 10e9
 """Bit/s of a cable that holds nothing up."""
 
@@ -48,8 +49,7 @@ def command(*words: object) -> list[str]:
 @contextmanager
 def started(words: list[str]) -> Iterator[subprocess.Popen[str]]:
     """A process of this script, ended at the end."""
-    known = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(words, env=known, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(words, env=KNOWN, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield process
     finally:
@@ -221,8 +221,7 @@ def rate(url: str, numel: int, workers: int, seconds: float) -> float:
     """Exchanges a second of all, while all are at it."""
     begin = time.time() + 3 + 2.5 * workers  # they start, one thread each, on few cores
     words = command("--loop", url, numel, begin, seconds)
-    known = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    loops = [subprocess.Popen(words, env=known, stdout=subprocess.PIPE, text=True) for _ in range(workers)]
+    loops = [subprocess.Popen(words, env=KNOWN, stdout=subprocess.PIPE, text=True) for _ in range(workers)]
     return sum(int(loop.communicate()[0]) for loop in loops) / seconds
 
 
@@ -256,6 +255,8 @@ def main() -> None:
     elif arguments.loop:
         url, numel, begin, seconds = arguments.loop
         loop(url, int(numel), float(begin), float(seconds))
+    elif not machine.KEPT.keys() & os.environ.keys():
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**machine.KEPT, **os.environ})  # glibc reads them once
     else:
         sections: dict[str, Callable[[], dict[str, Any]]] = {
             "speed": lambda: speed(arguments.numel, arguments.repeats),

@@ -123,7 +123,7 @@ class Node:
         self._log = (folder / f"node{node}").open("w+")
         self._process = subprocess.Popen(
             network.inside(node, [sys.executable, linked.__file__, "--workers", str(workers), *map(str, words)]),
-            env={**os.environ, **known},
+            env={**machine.KEPT, **os.environ, **known},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

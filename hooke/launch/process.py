@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import IO, Literal
 
 from hooke.launch.evidence import cores
+from hooke.launch.memory import MALLOC
 from hooke.run import Run
 
 State = Literal["starting", "training", "restarting", "finished", "failed", "stopped"]
@@ -149,10 +150,10 @@ def command(script: Sequence[str]) -> list[str]:
 
 
 def environment(run: Run) -> dict[str, str]:
-    """The environment of a worker: the cores are shared out, unless the user has said how."""
+    """The environment of a worker: the cores are shared out and free memory is kept, unless the user has said how."""
     threads = str(max(1, cores() // run.num_workers))
     defaults = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
-    defaults |= {"GRPC_VERBOSITY": "NONE"}
+    defaults |= MALLOC | {"GRPC_VERBOSITY": "NONE"}
     return defaults | dict(os.environ) | run.environment() | {"PYTHONUNBUFFERED": "1"}
 
 

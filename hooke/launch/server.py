@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hooke.launch.link import Link, quiet
+from hooke.launch.memory import keep_memory
 from hooke.launch.process import command, how_it_ended
 from hooke.launch.request import LaunchError
 
@@ -108,6 +109,7 @@ class ServerProcess:
 def main(text: str) -> int:
     """Serve until the process is killed; the first line that it prints says where."""
     quiet()
+    keep_memory()
     options = json.loads(text)
     from hooke.center import LocalCenter
     from hooke.remote import serve

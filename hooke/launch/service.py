@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hooke.launch.display import put
 from hooke.launch.folder import held, memory_folder
 from hooke.launch.link import Link, quiet
+from hooke.launch.memory import keep_memory
 from hooke.launch.request import LaunchError, check_seconds, new_directory
 from hooke.launch.stopping import Stopping
 from hooke.run import RunDirectory
@@ -39,6 +40,7 @@ def serve_center(link: Link, *, out: str | Path | None = None, checkpoint_every:
     stopping = Stopping()
     with stopping.watched(), held(directory, folders=()), memory_folder() as memory:
         quiet()
+        keep_memory()
         from hooke.center import LocalCenter
 
         center = LocalCenter(memory / "center")

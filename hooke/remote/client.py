@@ -368,7 +368,10 @@ class RemoteCenter:
             return  # the way goes on from the same start
         if sent is not None:
             base.add_(self._codec.decode(sent, torch.empty_like(base)))
-        base.copy_(told_of(pending.rule, base, correction) if counts_ways else base - correction)
+        if counts_ways:
+            base.copy_(told_of(pending.rule, base, correction))
+        else:
+            base.sub_(correction)
 
     def _tell(self, pending: Pending, part: slice) -> None:
         """Let the worker remember what the base says of that part."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -23,22 +24,24 @@ class Coded(Rule):
     Args:
         rule: What is exchanged.
         codec: What the correction is sent by.
+        sent: Where the last correction's bytes are put, so that nobody has to round it again.
     """
 
     rule: Rule
     codec: Codec
+    sent: list[Tensor] = field(default_factory=list, compare=False, repr=False)
 
     def bind(self, num_workers: int) -> Coded:
         """The same around the rule for `num_workers`."""
-        return Coded(self.rule.bind(num_workers), self.codec)
+        return replace(self, rule=self.rule.bind(num_workers))
 
     def leading(self, leads: bool) -> Coded:
         """The same around the rule for the leader, or for another worker."""
-        return Coded(self.rule.leading(leads), self.codec)
+        return replace(self, rule=self.rule.leading(leads))
 
     def buffer_rule(self) -> Rule:
         """Averaged buffers travel by the same codec."""
-        return Coded(self.rule.buffer_rule(), self.codec)
+        return replace(self, rule=self.rule.buffer_rule())
 
     @property
     def center_memory(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -53,12 +56,12 @@ class Coded(Rule):
     def delta(self, x: Tensor, c: Tensor, state: State) -> Tensor:
         """That of the rule inside; rounded where it is the correction too."""
         delta = self.rule.delta(x, c, state)
-        return self.codec.rounded(delta) if self.rule.conserves else delta
+        return self._rounded(delta) if self.rule.conserves else delta
 
     def settle(self, x: Tensor, delta: Tensor, c: Tensor, state: State) -> Tensor:
         """That of the rule inside, rounded."""
         correction = self.rule.settle(x, delta, c, state)
-        return correction if self.rule.conserves else self.codec.rounded(correction)
+        return correction if self.rule.conserves else self._rounded(correction)
 
     def absorb_(self, c: Tensor, delta: Tensor, memory: State) -> None:
         """As the rule inside."""
@@ -79,7 +82,15 @@ class Coded(Rule):
         correction = self.settle(x, delta, c, state)
         for vector in state:
             vector.copy_(told_of(self.rule, x, correction))
-        (x if out is None else out).copy_(x - correction if out is None else correction)
+        if out is None:
+            x.sub_(correction)
+        else:
+            out.copy_(correction)
+
+    def _rounded(self, correction: Tensor) -> Tensor:
+        coded = self.codec.encode(correction)
+        self.sent[:] = [coded]
+        return self.codec.decode(coded, torch.empty_like(correction))
 
 
 def told_of(rule: Rule, x: Float[Tensor, " n"], correction: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

@@ -32,13 +32,19 @@ class Upload:
         region: Which part arrives.
         codec: How.
         base: What the differences that arrive are added to, as long as the vector; `None`: values arrive.
+        room: Memory for as many values, which nobody else uses; `None`: some is made.
     """
 
     def __init__(
-        self, blocks: Sequence[tuple[int, int, int]], region: slice, codec: Codec, base: Tensor | None = None
+        self,
+        blocks: Sequence[tuple[int, int, int]],
+        region: slice,
+        codec: Codec,
+        base: Tensor | None = None,
+        room: Tensor | None = None,
     ) -> None:
         self.region, self._codec, self._base = region, codec, base
-        self.x = torch.empty(region.stop - region.start)
+        self.x = torch.empty(region.stop - region.start) if room is None else room
         self._is_strange = False
         self._missing = {first: end for _, first, end in blocks_in(blocks, region)}
 
@@ -119,6 +125,8 @@ class Link:
     lock: threading.Lock = field(default_factory=threading.Lock)
     is_gone: bool = False
     _owed: list[Block] | None = None
+    _spare: Tensor | None = None
+    _replied: Tensor | None = None
     _blocks: list[tuple[int, int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -141,9 +149,12 @@ class Link:
                 f"center: a fragment must lie within the vector of {self.spec.numel} values. Got {numel} from {first} "
                 "on. Send x[start:stop] and its start."
             )
-        return Upload(
-            self._blocks, slice(first, first + numel), self.codec, self.base if not self.codec.is_exact else None
-        )
+        with self.lock:
+            room, self._spare = self._spare, None
+        if room is not None and room.numel() != numel:
+            room = None
+        base = None if self.codec.is_exact else self.base
+        return Upload(self._blocks, slice(first, first + numel), self.codec, base, room)
 
     def exchange(self, upload: Upload, rule: Rule, number: int, loss: float, emit: Callable[[Block], None]) -> None:
         """Let the rule act on what arrived, whole; each block of the correction is emitted as soon as it is there.
@@ -173,6 +184,18 @@ class Link:
                 done = {start for start, _ in owed}
                 owed += [(first, _LEFT_OUT) for _, first, _ in blocks_in(self._blocks, region) if first not in done]
                 self.number, self.seen = number, self.center.exchanges
+                self._keep(x)
+
+    def _keep(self, x: Tensor) -> None:
+        """Let the next upload have the memory of one that is done with: some anew costs a page fault every 4 KiB.
+
+        Where every bit is sent, the blocks that are owed lie in it until the exchange after. Beside a base, for rules
+        that remember, that would be a third vector.
+        """
+        if not self.codec.is_exact:
+            self._spare = x
+        elif self.base is None:
+            self._spare, self._replied = self._replied, x
 
     def _check_here(self) -> None:
         if self.is_gone:
@@ -188,30 +211,25 @@ class Link:
 
     def _applied(self, x: Tensor, region: slice, rule: Rule) -> Iterator[Block]:
         """The coded correction, block by block, while the center absorbs and the base follows the worker."""
-        remembers = bool(rule.init(x[:0]))
+        remembers, missed = bool(rule.init(x[:0])), self._missed
         state: State = (self._known()[region],) if remembers else ()
-        own = self._beside(region, remembers)
-        if own is not None:
-            own.copy_(x[x.numel() - own.numel() :])
-        acting, missed = rule if self.codec.is_exact else Coded(rule, self.codec), self._missed
-        for part in self.center.exchanging(x, acting, state, x, start=region.start, checked=True):
-            if own is not None and (first := part.start - (x.numel() - own.numel())) >= 0:
-                own[first : first + part.stop - part.start].sub_(x[part])
-            before, missed = missed, self._missed
-            yield region.start + part.start, _LEFT_OUT if missed > before else self.codec.encode(x[part])
+        if self.codec.is_exact:
+            for part in self.center.exchanging(x, rule, state, x, start=region.start, checked=True):
+                before, missed = missed, self._missed
+                yield region.start + part.start, _LEFT_OUT if missed > before else self.codec.encode(x[part])
+            return
+        acting, followed_from = Coded(rule, self.codec), self.spec.parameters_end if remembers else 0
+        for part in self.center.exchanging(x, acting, state, None, start=region.start, checked=True):
+            first = region.start + part.start
+            if first >= followed_from:  # no rule keeps up that part of the base
+                self._known()[first : region.start + part.stop].copy_(x[part])
+            yield first, acting.sent.pop() if acting.sent else _LEFT_OUT
 
     @property
     def _missed(self) -> int:
         """Blocks that were left out because a stopped process held them."""
         member = self.center.member
         return 0 if member is None else member.missed
-
-    def _beside(self, region: slice, remembers: bool) -> Tensor | None:
-        """The end of the base, within the region, that no rule keeps up: all of it, or the averaged buffers."""
-        if self.codec.is_exact:
-            return None
-        first = max(region.start, self.spec.parameters_end) if remembers else region.start
-        return self._known()[min(first, region.stop) : region.stop]
 
     def _known(self) -> Tensor:
         if self.base is None:
@@ -260,7 +278,7 @@ class Link:
             self.is_gone = True
             self.center.leave(finished=finished)
             self.center.close()
-            self.base, self._owed = None, None
+            self.base = self._owed = self._spare = self._replied = None
 
 
 def loss_of(value: object) -> float:
