@@ -143,7 +143,8 @@ def served_speed(row: Row) -> str:
     text = (
         f"\n**Seconds.** One exchange of {row['numel']:,} parameters over loopback, center and worker in processes of "
         "their own, in alternation with a bare socket that carries the float32 values there and back without doing "
-        f"anything with them. {busy(row)}\n\n"
+        "anything with them, and with a bare stream of Flight that does no more, but in blocks: the limit of what is "
+        f"built on it. {busy(row)}\n\n"
     )
     return text + table(["what", "milliseconds", "share of the bare socket's speed", "middle half"], lines)
 

@@ -3,7 +3,8 @@
     python benchmarks/served.py [--speed] [--wire] [--many] [--numel 10000000] [--repeats 15]
 
 speed   seconds of one exchange over loopback, in the clear and under TLS, by each codec, in alternation with a bare
-        socket that carries as many float32 values there and back; both ends are processes of their own.
+        socket that carries as many float32 values there and back, and with a bare stream of Flight, which does so in
+        blocks and copies each to its place at both ends; both ends are processes of their own.
 wire    bytes that one exchange puts on a cable between two network namespaces, headers and acknowledgments included,
         as the interface counts them; needs root.
 many    exchanges a second of 1 and 16 workers (processes) with one center process.
@@ -29,7 +30,10 @@ from typing import Any
 
 import machine
 import network
+import numpy as np
+import pyarrow as pa
 import torch
+from pyarrow import flight
 
 import hooke
 from hooke.certificate import make_certificates
@@ -38,6 +42,10 @@ ROOT = Path(__file__).parent.parent
 CODECS = ("float32", "bfloat16", "int8", "int4")
 RULE = hooke.EASGD(moving_rate=0.225)
 KNOWN = {**machine.KEPT, **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+MIB = 1 << 20
+BYTES = pa.schema([("bytes", pa.uint8())])
+FRAMES = [("grpc.http2.max_frame_size", (1 << 24) - 1), ("grpc.http2.write_buffer_size", 1 << 22)]
+"""As hooke's own client asks for them."""
 FAST = 10e9
 """Bit/s of a cable that holds nothing up."""
 
@@ -66,12 +74,12 @@ def said(process: subprocess.Popen[str]) -> list[str]:
 
 
 def serve(listen: str, numel: int, certificates: str) -> None:
-    """A center, and beside it a bare socket that sends back what it got."""
+    """A center, and beside it a bare stream of Flight and a bare socket that send back what they got."""
     tls = {"certificate": f"{certificates}/server.pem", "key": f"{certificates}/server.key"} if certificates else {}
     settings = {"token": "benchmark", "max_requests": 1e6, "insecure": True}
     listening = socket.create_server(("", 0))
     with hooke.serve(hooke.LocalCenter(), listen, **settings, **tls) as server, listening as bare:  # type: ignore[arg-type]
-        print(server.url, bare.getsockname()[1], flush=True)
+        print(server.url, bare.getsockname()[1], Echo("grpc://127.0.0.1:0").port, flush=True)
         buffer = memoryview(bytearray(4 * numel))
         while True:
             client = bare.accept()[0]
@@ -79,6 +87,32 @@ def serve(listen: str, numel: int, certificates: str) -> None:
             with client:
                 while receive(client, buffer):
                     client.sendall(buffer)
+
+
+class Echo(flight.FlightServerBase):
+    """Sends back what it got, once all of it is there."""
+
+    def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+        """Flight's call."""
+        vector = np.empty(int(descriptor.command), np.uint8)
+        writer.begin(BYTES)
+        collect(reader, vector)
+        send(writer, vector)
+
+
+def send(writer: Any, vector: np.ndarray) -> None:
+    for start in range(0, len(vector), MIB):
+        part = vector[start : start + MIB]
+        column = pa.Array.from_buffers(pa.uint8(), len(part), [None, pa.py_buffer(part)])
+        writer.write_batch(pa.RecordBatch.from_arrays([column], schema=BYTES))
+
+
+def collect(reader: Any, vector: np.ndarray) -> None:
+    start = 0
+    for chunk in reader:
+        part = np.frombuffer(chunk.data.columns[0].buffers()[1], np.uint8, len(chunk.data))
+        vector[start : start + len(part)] = part
+        start += len(part)
 
 
 def receive(stream: socket.socket, buffer: memoryview) -> bool:
@@ -101,11 +135,11 @@ def speed(numel: int, repeats: int) -> dict[str, Any]:
             started(command("--serve", "127.0.0.1:0", numel, "")) as plain,
             started(command("--serve", "127.0.0.1:0", numel, folder)) as secret,
         ):
-            (url, port), (safe, _) = said(plain), said(secret)
-            return {"numel": numel, "rows": timed(numel, repeats, url, int(port), safe, f"{folder}/ca.pem")}
+            (url, port, flown), (safe, _, _) = said(plain), said(secret)
+            return {"numel": numel, "rows": timed(numel, repeats, url, int(port), flown, safe, f"{folder}/ca.pem")}
 
 
-def timed(numel: int, repeats: int, url: str, port: int, safe: str, authority: str) -> list[dict[str, Any]]:
+def timed(numel: int, repeats: int, url: str, port: int, flown: str, safe: str, authority: str) -> list[dict[str, Any]]:
     x, out = torch.randn(numel), torch.empty(numel)
     there, back = (memoryview(vector.numpy().data).cast("B") for vector in (x, out))
     with closing(socket.create_connection(("127.0.0.1", port))) as bare:
@@ -115,7 +149,18 @@ def timed(numel: int, repeats: int, url: str, port: int, safe: str, authority: s
             bare.sendall(there)
             receive(bare, back)
 
-        functions: dict[str, Callable[[], object]] = {"bare socket": echo}
+        client = flight.FlightClient(f"grpc://127.0.0.1:{flown}", generic_options=FRAMES)
+
+        def stream() -> None:
+            command = flight.FlightDescriptor.for_command(str(len(there)).encode())
+            writer, reader = client.do_exchange(command)
+            writer.begin(BYTES)
+            send(writer, np.frombuffer(there, np.uint8))
+            writer.done_writing()
+            collect(reader, np.frombuffer(back, np.uint8))
+            writer.close()
+
+        functions: dict[str, Callable[[], object]] = {"bare socket": echo, "bare stream of Flight": stream}
         for where, address, trust in (("in the clear", url, None), ("under TLS", safe, authority)):
             for codec in CODECS:
                 center = joined(address, codec, trust, x)
@@ -169,7 +214,7 @@ def wire(numel: int) -> dict[str, Any]:
         network.cables(2, FAST),
         started(network.inside(0, command("--serve", f"{network.address(0)}:0", numel, ""))) as server,
     ):
-        url, _ = said(server)
+        url, *_ = said(server)
         for codec in CODECS:
             with started(network.inside(1, command("--ask", url, numel, codec))) as client:
                 said(client)  # it has joined
@@ -203,7 +248,7 @@ def ask(url: str, numel: int, codec: str) -> None:
 def many(numel: int, seconds: float, rounds: int) -> dict[str, Any]:
     rates: dict[int, list[float]] = {1: [], 16: []}
     with started(command("--serve", "127.0.0.1:0", numel, "")) as server:
-        url, _ = said(server)
+        url, *_ = said(server)
         for _ in range(rounds):
             for workers, found in rates.items():
                 found.append(rate(url, numel, workers, seconds))
