@@ -153,7 +153,12 @@ def accuracies(rows: Sequence[Row]) -> str:
         "the steps, and DiLoCo's outer rate is 0.7 with momentum 0.9, as their documentation says.\n\n"
     )
     head = ["way", "link", "steps between exchanges", "mean", "seeds"]
-    return text + table(head, lines) + source(found[-1], "python benchmarks/slow_link.py --accuracy --data FOLDER")
+    return text + table(head, lines) + sources(found, "python benchmarks/slow_link.py --accuracy --data FOLDER")
+
+
+def sources(rows: Sequence[Row], command: str) -> str:
+    """Where the numbers come from, one line for each commit and machine."""
+    return "".join(source(row, command) for row in {(row["commit"], row["cpu"]): row for row in rows}.values())
 
 
 def goals(speed: Sequence[Row], learned: Sequence[Row]) -> str:
@@ -210,7 +215,7 @@ def page(rows: Sequence[Row]) -> str:
     for workers in (2, 4):
         for model in linked.MODELS:
             text += speeds(speed, model, workers)
-    text += source(speed[-1], "python benchmarks/slow_link.py --speed")
+    text += sources(speed, "python benchmarks/slow_link.py --speed")
     text += f"The machine's load was {min(r['load'] for r in speed):.1f} to {max(r['load'] for r in speed):.1f} before "
     text += "the cells, each of which leaves some for the next (0: nothing runs).\n"
     return text + center(speed) + accuracies(learned)

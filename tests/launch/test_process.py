@@ -1,10 +1,14 @@
 import os
+import platform
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from hooke.launch.evidence import cores
+from hooke.launch.memory import MALLOC
 from hooke.launch.process import WorkerProcess, environment, read_lines
 from hooke.run import Run, RunDirectory
 
@@ -21,6 +25,38 @@ def test_cores_are_shared_out_unless_the_user_has(tmp_path: Path, monkeypatch: p
     assert (alone["OMP_NUM_THREADS"], alone["MKL_NUM_THREADS"]) == (str(cores()), "3")
     assert environment(run_in(tmp_path, 10**6))["OMP_NUM_THREADS"] == "1"
     assert alone["PYTHONUNBUFFERED"] == "1" and alone["PATH"] == os.environ["PATH"]
+
+
+def test_free_memory_is_kept_unless_the_user_has_said_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in MALLOC:
+        monkeypatch.delenv(name, raising=False)
+    assert MALLOC.items() <= environment(run_in(tmp_path)).items()
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "0")
+    assert environment(run_in(tmp_path))["MALLOC_TRIM_THRESHOLD_"] == "0"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+@pytest.mark.parametrize(("known", "keeps"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False)])
+def test_a_server_keeps_free_memory(known: dict[str, str], keeps: bool) -> None:
+    """What has been freed at the end of the heap still counts as the process's own, or has gone back."""
+    script = (
+        "import ctypes, pathlib\n"
+        "from hooke.launch.memory import keep_memory\n"
+        "keep_memory()\n"
+        "c = ctypes.CDLL(None)\n"
+        "c.malloc.restype, c.malloc.argtypes, c.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]\n"
+        "for block in [c.malloc(1 << 20) for _ in range(64)]:\n"
+        "    ctypes.memset(block, 1, 1 << 20)\n"
+        "    c.free(block)\n"
+        "print(int(pathlib.Path('/proc/self/statm').read_text().split()[1]) * 4096)\n"
+    )
+    clean = {name: value for name, value in os.environ.items() if name not in {*MALLOC, "GLIBC_TUNABLES"}}
+    said = subprocess.run(
+        [sys.executable, "-c", script], env=clean | known, capture_output=True, text=True, check=True
+    ).stdout
+    assert (int(said) > 64 << 20) == keeps
 
 
 def lines_of(*chunks: bytes) -> list[str]:

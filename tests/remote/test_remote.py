@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import hooke
 from hooke.codec import CODECS, codec_of
 from hooke.remote import client
+from hooke.remote.link import Link, Upload
 from hooke.rule import Rule
 
 BLOCK, NUMEL, BORDER = 160, 1000, 700
@@ -188,6 +189,49 @@ def test_elastic_exchanges_keep_the_sum(moves: list[tuple[int, float, bool]], co
                     xs[number] -= links[number].exchange(xs[number], rule)
                 held = center.pull().double() + sum(x.double() for x in xs)
                 torch.testing.assert_close(held, total, rtol=0, atol=2e-6)
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------
+
+
+def upload_of(link: Link, x: Tensor) -> Upload:
+    """x as it arrives at the center, whole."""
+    upload = link.upload(None, x.numel())
+    for _, start, end in link._blocks:
+        base = 0 if upload._base is None else upload._base[start:end]
+        upload.take(start, link.codec.encode(x[start:end] - base))
+    return upload
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("rule", [hooke.EASGD(moving_rate=0.3), hooke.LocalSGD()], ids=repr)
+def test_a_reply_stays_while_the_next_upload_writes_into_memory_that_is_used_again(rule: Rule, codec: str) -> None:
+    center = hooke.LocalCenter()
+    base = center.join(values(0), spec_of(rule), ())
+    link = Link("s", "n", "p", codec_of(codec), center, center.spec, base)
+    for number in range(1, 7):
+        upload = upload_of(link, values(number))
+        link.exchange(upload, rule, number, 0.0, lambda block: None)
+        owed = [(start, coded.clone()) for start, coded in link.reply(number) or ()]
+        cut = link.upload(None, NUMEL)  # the next one begins and is cut off
+        cut.x.fill_(math.nan)
+        for (start, coded), (first, was) in zip(link.reply(number) or (), owed, strict=True):
+            assert start == first and torch.equal(coded, was)
+    center.close()
+
+
+@pytest.mark.parametrize(("codec", "most"), [("float32", 2), ("int8", 1)])
+def test_a_link_makes_no_memory_anew(codec: str, most: int) -> None:
+    """Two vectors a link: a base and a place for x; without a base two places, for the last reply lies in one."""
+    rule, center = hooke.EASGD(moving_rate=0.3), hooke.LocalCenter()
+    base = center.join(values(0), spec_of(rule), ())
+    link, alive = Link("s", "n", "p", codec_of(codec), center, center.spec, base), []
+    for number in range(1, 9):
+        upload = upload_of(link, values(number))
+        alive.append(upload.x)
+        link.exchange(upload, rule, number, 0.0, lambda block: None)
+    assert len({x.data_ptr() for x in alive}) == most
+    center.close()
 
 
 @pytest.mark.parametrize("rule", [hooke.EASGD(0.9), hooke.LocalSGD(), hooke.DiLoCo(0.7, 0.5)], ids=repr)
