@@ -19,6 +19,7 @@ from hooke.prepared import prepared_center
 from hooke.ranks import Ranks
 from hooke.rule import Rule, State
 from hooke.run import Run
+from hooke.sentence import first_line
 from hooke.spec import CenterSpec, Refused
 
 _VERBS = ("join", "exchange", "a step beside an exchange", "the end of an exchange", "pull", "pull_memory", "put")
@@ -99,7 +100,7 @@ class Group(Ranks):
         except RuntimeError as error:
             raise RuntimeError(
                 f"GroupedCenter: every rank of the worker must come to {verb} within {self._timeout:g} seconds. Got: "
-                f"{_first_line(error)}. Look at the rank that ended or waits; start the worker's ranks again."
+                f"{first_line(error, 200)}. Look at the rank that ended or waits; start the worker's ranks again."
             ) from error
         rows = [one.tolist() for one in everywhere]
         points = [_VERBS[row[0]] for row in rows]
@@ -403,7 +404,3 @@ def _bits(value: float) -> int:
 
 def _number(bits: int) -> float:
     return struct.unpack("<d", struct.pack("<q", bits))[0]
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".")[:200] if str(error).strip() else type(error).__name__

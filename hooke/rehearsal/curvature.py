@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hooke.sentence import first_line
+
 Product = Callable[[Tensor], Tensor]
 """H v for a flat vector v."""
 
@@ -75,7 +77,7 @@ class Losses:
         try:
             self._keep(tensors, grad_tensors)
         except RuntimeError as error:
-            self.failure = first_line(error)
+            self.failure = first_line(error, 200)
         self._inside = True
         try:
             names = ("retain_graph", "create_graph", "grad_variables", "inputs")
@@ -189,11 +191,6 @@ def _has_dead_end(gradients: Sequence[Tensor]) -> bool:
         seen |= new
         ahead.extend(new)
     return False
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in short."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
 
 
 def _mixed(vectors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

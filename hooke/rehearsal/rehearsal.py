@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from hooke.checkpoint import write_atomically
-from hooke.rehearsal.curvature import Losses, first_line, top_eigenvalue
+from hooke.rehearsal.curvature import Losses, top_eigenvalue
 from hooke.run import FIRST_STEP, Run
+from hooke.sentence import first_line
 
 WARM_STEPS = 5
 EXCHANGES = 5
@@ -192,7 +193,7 @@ class Rehearsal:
                 seconds=20.0,
             )
         except (RuntimeError, NotImplementedError) as error:
-            self._failure = first_line(error)
+            self._failure = first_line(error, 200)
             return
         if not (math.isfinite(value) and value > 0):
             self._failure = f"no direction of this loss curves upward (largest eigenvalue {value:.3g})"

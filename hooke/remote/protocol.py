@@ -158,12 +158,6 @@ def _is_bytes(column: Any) -> bool:
 # Errors ---------------------------------------------------------------------------------------------------------------
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says first, to go on with in a sentence; its kind, where it says nothing."""
-    said = str(error).strip()
-    return said.splitlines()[0].rstrip(".") if said else type(error).__name__
-
-
 def wire_error(kind: str, sentence: str) -> flight.FlightServerError:
     """An error that the other side can act on; short, or it would not fit where the network carries it."""
     sentence = sentence if len(sentence) <= MAX_SENTENCE else sentence[: MAX_SENTENCE - 3] + "..."

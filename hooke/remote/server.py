@@ -27,7 +27,6 @@ from hooke.remote.desk import Desk
 from hooke.remote.link import Block, Link, Upload, loss_of
 from hooke.remote.protocol import (
     ProtocolError,
-    first_line,
     pack,
     received,
     send_block,
@@ -40,6 +39,7 @@ from hooke.remote.protocol import (
 from hooke.remote.security import Guard, check_exposure, check_pair, checked_token, read_pem
 from hooke.remote.streams import Streams, Watched, cut
 from hooke.rule_json import rule_from_plain
+from hooke.sentence import first_line
 from hooke.shared_memory import MAX_WORKERS
 from hooke.spec import CenterSpec, Refused
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import flight
 
-from hooke.remote.protocol import BUSY, PROTOCOL, REFUSED, UNKNOWN, first_line, kind_of
+from hooke.remote.protocol import BUSY, PROTOCOL, REFUSED, UNKNOWN, kind_of
+from hooke.sentence import first_line
 from hooke.spec import Refused
 
 PROBE_SECONDS = 3.0
@@ -77,7 +78,7 @@ def translated(error: BaseException, address: Address, timeout: float) -> Except
             "timeout: a large model takes long over a slow link."
         )
     if isinstance(error, pa.ArrowException | flight.FlightError | OSError):
-        return ConnectionError(f"connect: the link to {address.url} broke. Got: {first_line(error)[:300]}.")
+        return ConnectionError(f"connect: the link to {address.url} broke. Got: {first_line(error, 300)}.")
     raise error
 
 
