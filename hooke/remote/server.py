@@ -38,6 +38,7 @@ from hooke.remote.protocol import (
 )
 from hooke.remote.security import Guard, check_exposure, check_pair, checked_token, read_pem
 from hooke.remote.streams import Streams, Watched, cut
+from hooke.remote.wakeup import few_wakeups
 from hooke.rule_json import rule_from_plain
 from hooke.sentence import first_line
 from hooke.shared_memory import MAX_WORKERS
@@ -189,7 +190,8 @@ class _Service(flight.FlightServerBase):
     """The verbs of the protocol, on Flight."""
 
     def __init__(self, desk: Desk, location: str, guard: Guard, tls: dict[str, Any]) -> None:
-        super().__init__(location, middleware={"guard": guard}, **tls)
+        with few_wakeups():
+            super().__init__(location, middleware={"guard": guard}, **tls)
         self.desk = desk
         self._under_way = Streams(4 * desk.max_workers)
         self._applying = ThreadPoolExecutor(APPLYING, "hooke-apply")

@@ -15,6 +15,7 @@ from pyarrow import flight
 from hooke.remote import protocol
 from hooke.remote.security import read_pem, token_header
 from hooke.remote.trouble import Address, translated
+from hooke.remote.wakeup import few_wakeups
 
 _CHANNEL = [
     ("grpc.use_local_subchannel_pool", 1),  # a new client tries at once, whatever an old one met
@@ -122,7 +123,8 @@ class Wire:
 
     def _connected(self) -> flight.FlightClient:
         if self._client is None:
-            self._client = flight.FlightClient(self.address.url, generic_options=_CHANNEL, **self._tls)
+            with few_wakeups():
+                self._client = flight.FlightClient(self.address.url, generic_options=_CHANNEL, **self._tls)
         return self._client
 
     def _left(self, verb: str) -> float:
