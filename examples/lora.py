@@ -25,9 +25,11 @@ def base_model(name: str | None) -> nn.Module:
     if name is not None:
         return AutoModelForCausalLM.from_pretrained(name)
     torch.manual_seed(0)
-    shape = {"vocab_size": 256, "n_positions": 128, "n_embd": 128, "n_layer": 4, "n_head": 4}
-    wide = 0.1  # embeddings and head stay as drawn: with GPT-2's 0.02 no adapter could make the head sure of anything
-    return GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=0, eos_token_id=0, initializer_range=wide))
+    config = GPT2Config(
+        vocab_size=256, n_positions=128, n_embd=128, n_layer=4, n_head=4, bos_token_id=0, eos_token_id=0
+    )
+    config.initializer_range = 0.1  # embeddings and head stay as drawn: with 0.02 no adapter makes the head sure
+    return GPT2LMHeadModel(config)
 
 
 def tokens(name: str | None, files: int) -> Tensor:
