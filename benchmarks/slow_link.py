@@ -156,7 +156,8 @@ class Node:
             self._log.seek(0)
             said = [line.strip() for line in self._log.read().splitlines() if line.strip()]
             errors = [line for line in said if "Error" in line]
-            raise Broken((errors or said or ["it ended without a word"])[-1][-300:])
+            why = (errors or said or ["it ended without a word"])[-1][-300:]
+            raise Broken(why.replace(sys.prefix, "PREFIX"))  # a record names no folder of this machine
         return answer
 
     def hang_up(self) -> None:

@@ -215,7 +215,7 @@ def page(rows: Sequence[Row]) -> str:
     for workers in (2, 4):
         for model in linked.MODELS:
             text += speeds(speed, model, workers)
-    text += sources(speed, "python benchmarks/slow_link.py --speed")
+    text += sources(speed, "python benchmarks/slow_link.py --speed --limit 30")
     text += f"The machine's load was {min(r['load'] for r in speed):.1f} to {max(r['load'] for r in speed):.1f} before "
     text += "the cells, each of which leaves some for the next (0: nothing runs).\n"
     return text + center(speed) + accuracies(learned)

@@ -16,12 +16,18 @@ import slow_link
 import slow_link_page
 from slow_link import Cell
 
+from hooke.launch.memory import MALLOC
+
 ROWS = slow_link_page.machine.read(slow_link_page.RECORD)
 
 
 @pytest.mark.skipif(not ROWS, reason="nothing has been measured")
 def test_the_page_is_what_the_record_says() -> None:
     assert (slow_link_page.DOCS / "slow_link.md").read_text() == slow_link_page.page(ROWS)
+
+
+def test_its_processes_keep_memory_as_those_of_hooke_run_do() -> None:
+    assert slow_link.machine.KEPT == MALLOC
 
 
 def test_every_shown_row_is_of_a_commit_without_changes() -> None:
